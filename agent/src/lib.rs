@@ -1,0 +1,1 @@
+//! Per-host daemon: session, lower, reconcile, attach, keep

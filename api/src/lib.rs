@@ -1,0 +1,1 @@
+//! North and south contract: intent objects, host program, protobuf, OpenAPI

@@ -1,0 +1,1 @@
+//! Packet-throughput benchmarks, side by side with the kernel and Open vSwitch

@@ -1,0 +1,1 @@
+//! The weft binary: every subcommand, printing, the lab

@@ -1,0 +1,1 @@
+//! API server, store, compiler, push, status

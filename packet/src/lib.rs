@@ -1,0 +1,1 @@
+//! Headers, addresses, checksums, frames with their offload state, flow keys, drop reasons

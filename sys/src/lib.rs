@@ -1,0 +1,1 @@
+//! The only unsafe room: ioctls, descriptors, namespaces, batched I/O, vectorised sums

@@ -1,0 +1,1 @@
+//! Data plane: ports, workers, caches, tables, maps, counters

@@ -1,0 +1,1 @@
+//! VXLAN endpoint, without I/O: encap, decap, remotes, coalescing, MTU
