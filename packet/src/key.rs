@@ -189,7 +189,9 @@ impl FlowKey {
     pub fn ip(&self, field: Field) -> Option<IpAddr> {
         let value = self.field(field);
         match self.field(Field::EthType) as u16 {
-            crate::ethernet::ETHERTYPE_IPV4 | crate::ethernet::ETHERTYPE_ARP => Some(Ipv4Addr::from(value as u32).into()),
+            crate::ethernet::ETHERTYPE_IPV4 | crate::ethernet::ETHERTYPE_ARP => {
+                Some(Ipv4Addr::from(value as u32).into())
+            }
             crate::ethernet::ETHERTYPE_IPV6 => Some(Ipv6Addr::from(value).into()),
             _ => None,
         }

@@ -8,7 +8,10 @@ pub mod message;
 pub mod program;
 pub mod rule;
 
-pub use item::{Fdb, FdbKey, Flood, FloodTargets, Label, LabelKey, Location, Neighbor, NeighborKey, PortConfig, Remote, RemoteKind, Segment};
+pub use item::{
+    Fdb, FdbKey, Flood, FloodTargets, Label, LabelKey, Location, Neighbor, NeighborKey, PortConfig, Remote, RemoteKind,
+    Segment,
+};
 pub use program::{Bundle, BundleError, Op, Position, Program};
 pub use rule::{Action, Instruction, Match, Miss, Rule, RuleKey};
 

@@ -275,7 +275,8 @@ impl Ledger {
     /// What is missing on the right side: zero when every frame ended in one stated way.
     pub const fn imbalance(&self) -> i128 {
         let inn = self.rx as i128 + self.originated as i128 + self.copies as i128 + self.split as i128;
-        let out = self.tx as i128 + self.consumed as i128 + self.dropped as i128 + self.merged as i128 + self.held as i128;
+        let out =
+            self.tx as i128 + self.consumed as i128 + self.dropped as i128 + self.merged as i128 + self.held as i128;
         inn - out
     }
 }
@@ -334,4 +335,3 @@ pub enum DropSource {
     /// Ourselves: a reply or an ICMP error.
     Own,
 }
-
