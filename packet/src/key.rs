@@ -176,7 +176,7 @@ impl FlowKey {
     }
 
     /// Whether `key` has this match's bits where `mask` is one.
-    pub fn matches(&self, mask: &FlowMask, key: &Self) -> bool {
+    pub fn matches(&self, mask: &Self, key: &Self) -> bool {
         (0..KEY_WORDS).all(|i| key.0[i] & mask.0[i] == self.0[i])
     }
 
