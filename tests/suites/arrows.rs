@@ -45,7 +45,8 @@ fn every_member_takes_its_versions_from_the_one_table() {
     let root = MetadataCommand::new().no_deps().exec().expect("cargo metadata runs").workspace_root;
     for (room, _) in ARROWS {
         let manifest = std::fs::read_to_string(root.join(room).join("Cargo.toml")).expect("a room has a manifest");
-        let own_version = manifest.lines().find(|l| l.contains("version = \"") || l.contains("= \"0.") || l.contains("= \"1"));
+        let own_version =
+            manifest.lines().find(|l| l.contains("version = \"") || l.contains("= \"0.") || l.contains("= \"1"));
         assert_eq!(own_version, None, "{room}/Cargo.toml states a version: put it into the root's table");
         assert!(manifest.contains("[lints]\nworkspace = true"), "{room} has lints of its own");
     }

@@ -8,15 +8,30 @@ use cargo_metadata::{Metadata, MetadataCommand, Package};
 
 /// Licenses that a crate may offer; one of its alternatives must be wholly made of these.
 const LICENSES: &[&str] = &[
-    "0BSD", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0", "CDLA-Permissive-2.0", "ISC",
-    "MIT", "MIT-0", "Unicode-3.0", "Unlicense", "Zlib",
+    "0BSD",
+    "Apache-2.0",
+    "Apache-2.0 WITH LLVM-exception",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "BSL-1.0",
+    "CC0-1.0",
+    "CDLA-Permissive-2.0",
+    "ISC",
+    "MIT",
+    "MIT-0",
+    "Unicode-3.0",
+    "Unlicense",
+    "Zlib",
 ];
 
 /// Crates known to be there in several versions, with who needs the older one. A new name here needs a reason.
 const DUPLICATES: &[&str] = &[];
 
 fn metadata() -> Metadata {
-    MetadataCommand::new().other_options(["--filter-platform=x86_64-unknown-linux-gnu".to_owned()]).exec().expect("cargo metadata runs")
+    MetadataCommand::new()
+        .other_options(["--filter-platform=x86_64-unknown-linux-gnu".to_owned()])
+        .exec()
+        .expect("cargo metadata runs")
 }
 
 fn foreign(metadata: &Metadata) -> impl Iterator<Item = &Package> {
@@ -43,7 +58,10 @@ fn every_crate_has_a_permissive_license() {
 #[test]
 fn every_crate_comes_from_the_registry() {
     let metadata = metadata();
-    let wrong: Vec<_> = foreign(&metadata).filter(|p| !p.source.as_ref().is_some_and(|s| s.is_crates_io())).map(|p| p.name.to_string()).collect();
+    let wrong: Vec<_> = foreign(&metadata)
+        .filter(|p| !p.source.as_ref().is_some_and(|s| s.is_crates_io()))
+        .map(|p| p.name.to_string())
+        .collect();
     assert_eq!(wrong, Vec::<String>::new());
 }
 

@@ -40,7 +40,11 @@ fn sources() -> Vec<Source> {
             } else if name.ends_with(".rs") {
                 let whole = std::fs::read_to_string(&path).expect("a source can be read");
                 let production = whole.lines().take_while(|l| *l != "#[cfg(test)]").map(str::to_owned).collect();
-                found.push(Source { path: path.strip_prefix(root()).expect("below the root").to_owned(), production, whole });
+                found.push(Source {
+                    path: path.strip_prefix(root()).expect("below the root").to_owned(),
+                    production,
+                    whole,
+                });
             }
         }
     }
@@ -58,7 +62,11 @@ fn assert_none(wrong: &[String]) {
 #[test]
 fn no_file_passes_500_production_lines() {
     let long = |s: &Source| s.production.len() > FILE_LINES_MAX;
-    let wrong: Vec<_> = sources().iter().filter(|s| long(s)).map(|s| format!("{}: {} lines", s.path.display(), s.production.len())).collect();
+    let wrong: Vec<_> = sources()
+        .iter()
+        .filter(|s| long(s))
+        .map(|s| format!("{}: {} lines", s.path.display(), s.production.len()))
+        .collect();
     assert_none(&wrong);
 }
 
@@ -76,7 +84,9 @@ fn long_functions(source: &Source) -> Vec<String> {
         let indent = line.len() - line.trim_start().len();
         let text = line.trim_start();
         match &open {
-            None if is_function(text) && !text.ends_with('}') && !text.ends_with(';') => open = Some((number, indent, text.to_owned())),
+            None if is_function(text) && !text.ends_with('}') && !text.ends_with(';') => {
+                open = Some((number, indent, text.to_owned()))
+            }
             Some((start, at, head)) if text.starts_with('}') && indent == *at => {
                 let lines = number - start + 1;
                 if lines > FUNCTION_LINES_MAX {
@@ -100,8 +110,15 @@ fn is_function(text: &str) -> bool {
 fn unsafe_is_in_one_room_and_every_block_says_why() {
     let mut wrong = Vec::new();
     for source in sources().iter().filter(|s| !s.path.starts_with("sys")) {
-        let marks = [concat!("unsa", "fe {"), concat!("unsa", "fe fn"), concat!("unsa", "fe impl"), concat!("allow(unsa", "fe_code")];
-        wrong.extend(marks.iter().filter(|m| source.whole.contains(**m)).map(|m| format!("{}: {m}", source.path.display())));
+        let marks = [
+            concat!("unsa", "fe {"),
+            concat!("unsa", "fe fn"),
+            concat!("unsa", "fe impl"),
+            concat!("allow(unsa", "fe_code"),
+        ];
+        wrong.extend(
+            marks.iter().filter(|m| source.whole.contains(**m)).map(|m| format!("{}: {m}", source.path.display())),
+        );
     }
     assert_none(&wrong);
 }
@@ -113,7 +130,9 @@ fn nothing_is_left_open() {
         for (number, line) in source.whole.lines().enumerate() {
             let edge = source.path.starts_with("sys") || is_test_code(&source.path);
             let found = BANNED.iter().filter(|(what, _)| line.contains(what) && !(edge && what.starts_with("Sys")));
-            wrong.extend(found.map(|(what, instead)| format!("{}:{}: {what}: {instead}", source.path.display(), number + 1)));
+            wrong.extend(
+                found.map(|(what, instead)| format!("{}:{}: {what}: {instead}", source.path.display(), number + 1)),
+            );
         }
     }
     assert_none(&wrong);
