@@ -3,11 +3,16 @@
 //! Ports, segments, rules and maps; no tenants. Everything has a key, so a change is a list of put and delete
 //! operations, and the same list type serves a one-rule change and a whole program.
 
+pub mod client;
+pub mod codec;
+pub mod connection;
 pub mod item;
 pub mod message;
 pub mod program;
 pub mod rule;
 
+pub use client::{Client, ClientError, Inventory};
+pub use connection::{Connection, ConnectionError};
 pub use item::{
     Fdb, FdbKey, Flood, FloodTargets, Label, LabelKey, Location, Neighbor, NeighborKey, PortConfig, Remote, RemoteKind,
     Segment,
