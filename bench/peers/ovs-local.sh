@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Open vSwitch with the userspace datapath as Debian ships it, two guests on its TAP ports.
+. "$(dirname "$0")/lib.sh"
+up() {
+    mkns a b
+    ovs_start local
+    vsctl add-br br0 -- set bridge br0 datapath_type=netdev
+    i=1
+    for x in a b; do
+        vsctl add-port br0 "bolt$x" -- set interface "bolt$x" type=tap
+        ip link set "bolt$x" netns "$P-$x"
+        ip -n "$P-$x" addr add "10.9.0.$i/24" dev "bolt$x"
+        ip -n "$P-$x" link set "bolt$x" up
+        i=$((i + 1))
+    done
+}
+down() { ovs_stop; rmns; }
+main "$@"

@@ -1,0 +1,51 @@
+//! The lab's own figures: how long a run takes, what an idle lab costs.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+
+use crate::contender;
+use crate::report::{Fact, median};
+
+/// Seconds that the idle lab is watched.
+const IDLE_S: u64 = 10;
+
+/// Time of `lab run` and processor share of an idle lab.
+pub(crate) fn facts(weft: &Path, rounds: usize) -> Result<Vec<Fact>> {
+    let topology = contender::root()?.join("topologies/two-hosts.yaml");
+    let mut runs = Vec::new();
+    for _ in 0..rounds {
+        let start = Instant::now();
+        let status = Command::new(weft).args(["lab", "run", "--name", "bench"]).arg(&topology).output()?.status;
+        ensure!(status.success(), "lab run failed");
+        runs.push(start.elapsed().as_secs_f64());
+    }
+    ensure!(
+        Command::new(weft).args(["lab", "up", "--name", "bench"]).arg(&topology).output()?.status.success(),
+        "lab up failed"
+    );
+    std::thread::sleep(Duration::from_secs(3));
+    let before = weft_ticks()?;
+    std::thread::sleep(Duration::from_secs(IDLE_S));
+    let idle = (weft_ticks()? - before) as f64 / IDLE_S as f64;
+    ensure!(Command::new(weft).args(["lab", "down", "bench"]).status()?.success(), "lab down failed");
+    Ok(vec![
+        Fact { name: "lab run".to_owned(), unit: "s".to_owned(), median: median(&runs), all: runs },
+        Fact { name: "idle lab".to_owned(), unit: "% of a core".to_owned(), median: idle, all: vec![idle] },
+    ])
+}
+
+/// Processor time of all `weft` processes so far, in ticks of 10 ms (proc_pid_stat(5), fields 14 and 15).
+fn weft_ticks() -> Result<u64> {
+    let mut ticks = 0;
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+        let Some((head, tail)) = stat.rsplit_once(") ") else { continue };
+        if head.contains("(weft") {
+            ticks += tail.split(' ').skip(11).take(2).filter_map(|w| w.parse::<u64>().ok()).sum::<u64>();
+        }
+    }
+    Ok(ticks)
+}

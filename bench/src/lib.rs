@@ -1,1 +1,0 @@
-//! Packet-throughput benchmarks, side by side with the kernel and Open vSwitch
