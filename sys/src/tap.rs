@@ -1,0 +1,273 @@
+//! TAP devices: multi-queue, with a 12-byte little-endian vnet header and as many offloads as the kernel has.
+//!
+//! A device belongs to the namespace of the thread that opens it, and so does every further queue: TUNSETIFF by name
+//! from elsewhere would silently create a second device. So open in `netns::in_namespace`. The device lives as long
+//! as one of its queues is open somewhere.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, SocketType};
+
+use crate::raw::{Ifreq, ioctl_ifreq, ioctl_int, ioctl_value};
+
+/// Octets of the vnet header in front of each frame.
+pub const VNET_HDR_LEN: usize = 12;
+/// Queues of one device at most (the kernel's MAX_TAP_QUEUES is 256).
+pub const QUEUES_MAX: usize = 64;
+
+/// The device to make.
+#[derive(Debug, Clone, Copy)]
+pub struct TapRequest<'a> {
+    /// Its name in the current namespace.
+    pub ifname: &'a str,
+    /// How many queues, one per worker.
+    pub queues: usize,
+    /// The guest's MAC address; the kernel picks one when absent.
+    pub mac: Option<[u8; 6]>,
+    /// The largest IP packet, in bytes.
+    pub mtu: u16,
+    /// Frames that may wait for us per queue before the kernel drops.
+    pub tx_queue_len: u32,
+}
+
+/// An opened device.
+#[derive(Debug)]
+pub struct Tap {
+    /// Its queues, non-blocking.
+    pub queues: Vec<OwnedFd>,
+    /// Its index in its namespace.
+    pub ifindex: u32,
+    /// What the kernel granted.
+    pub offloads: TapOffloads,
+}
+
+/// What the guest's side of the device takes off our hands, and may hand to us unfinished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TapOffloads {
+    /// Partial checksums.
+    pub csum: bool,
+    /// TCP super-frames over IPv4 and IPv6.
+    pub tso: bool,
+    /// TCP super-frames with CWR on the first segment only.
+    pub tso_ecn: bool,
+    /// UDP super-frames.
+    pub uso: bool,
+}
+
+/// Why a device could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum TapError {
+    /// The tun driver is not there.
+    #[error("/dev/net/tun is missing: load the driver (`modprobe tun`); in a container pass `--device /dev/net/tun`")]
+    NoDriver,
+    /// The device node refuses us.
+    #[error(
+        "/dev/net/tun may not be opened by this user: make it accessible (`chmod 0666 /dev/net/tun`), or run as root"
+    )]
+    DriverDenied,
+    /// No right over this network namespace.
+    #[error(
+        "TAP {ifname} cannot be made: CAP_NET_ADMIN over its network namespace is missing; run the agent as root or with `setcap cap_net_admin,cap_net_raw,cap_sys_admin+ep`"
+    )]
+    NotAllowed {
+        /// The device.
+        ifname: String,
+    },
+    /// Another program has it open.
+    #[error("TAP {ifname} is held by another program: stop it, or give this port another `attach.tap.ifname`")]
+    Held {
+        /// The device.
+        ifname: String,
+    },
+    /// The name belongs to something else.
+    #[error(
+        "{ifname} exists there already and is no multi-queue TAP: delete it (`ip link del {ifname}`), or give this port another `attach.tap.ifname`"
+    )]
+    OtherDevice {
+        /// The device.
+        ifname: String,
+    },
+    /// No interface can have that name.
+    #[error("`{ifname}` is no interface name: use 1 to 15 letters without blanks and slashes")]
+    Name {
+        /// The name.
+        ifname: String,
+    },
+    /// Anything else.
+    #[error("TAP {ifname}: {step}: {source}")]
+    Step {
+        /// The device.
+        ifname: String,
+        /// What was tried.
+        step: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// Makes the device in the current namespace, sets it up, and opens its queues.
+pub fn open(request: &TapRequest<'_>) -> Result<Tap, TapError> {
+    let name = || request.ifname.to_owned();
+    let step = |step| move |source: io::Error| TapError::Step { ifname: request.ifname.to_owned(), step, source };
+    let ifreq = Ifreq::new(request.ifname).ok_or_else(|| TapError::Name { ifname: name() })?;
+    let count = request.queues.clamp(1, QUEUES_MAX);
+    let first = open_queue(request.ifname, ifreq)?;
+    let offloads = probe_offloads(&first).map_err(step("set its offloads"))?;
+    let control = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None)
+        .map_err(|e| step("open a control socket")(e.into()))?;
+    let set = |what, code, bytes: &[u8]| ioctl_ifreq(&control, code, &mut ifreq.with(bytes)).map_err(step(what));
+    if let Some(mac) = request.mac {
+        let [a, b, c, d, e, f] = mac;
+        let [low, high] = libc::ARPHRD_ETHER.to_ne_bytes();
+        set("set its MAC address", libc::SIOCSIFHWADDR as libc::Ioctl, &[low, high, a, b, c, d, e, f])?;
+    }
+    set("set its MTU", libc::SIOCSIFMTU as libc::Ioctl, &i32::from(request.mtu).to_ne_bytes())?;
+    set("set its queue length", libc::SIOCSIFTXQLEN as libc::Ioctl, &request.tx_queue_len.to_ne_bytes())?;
+    let mut queues = vec![first];
+    while queues.len() < count {
+        queues.push(open_queue(request.ifname, ifreq)?);
+    }
+    let mut flags = ifreq;
+    ioctl_ifreq(&control, libc::SIOCGIFFLAGS as libc::Ioctl, &mut flags).map_err(step("read its flags"))?;
+    let up = flags.word() as u16 | libc::IFF_UP as u16;
+    set("set it up", libc::SIOCSIFFLAGS as libc::Ioctl, &up.to_ne_bytes())?;
+    let mut index = ifreq;
+    ioctl_ifreq(&control, libc::SIOCGIFINDEX as libc::Ioctl, &mut index).map_err(step("read its index"))?;
+    Ok(Tap { queues, ifindex: index.word(), offloads })
+}
+
+/// Limits what the device takes and hands over, for all of its queues.
+pub fn set_offloads(queue: BorrowedFd<'_>, wanted: TapOffloads) -> io::Result<()> {
+    ioctl_value(queue, TUNSETOFFLOAD, wanted.bits())
+}
+
+fn open_queue(ifname: &str, ifreq: Ifreq) -> Result<OwnedFd, TapError> {
+    let name = || ifname.to_owned();
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let queue = rustix::fs::open("/dev/net/tun", flags, Mode::empty()).map_err(|e| match io::Error::from(e) {
+        e if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::ENXIO)) => TapError::NoDriver,
+        e if e.kind() == io::ErrorKind::PermissionDenied => TapError::DriverDenied,
+        source => TapError::Step { ifname: name(), step: "open /dev/net/tun", source },
+    })?;
+    let wanted = (IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE).to_ne_bytes();
+    ioctl_ifreq(&queue, TUNSETIFF, &mut ifreq.with(&wanted)).map_err(|e| match e.raw_os_error() {
+        Some(libc::EPERM) => TapError::NotAllowed { ifname: name() },
+        Some(libc::EBUSY) => TapError::Held { ifname: name() },
+        Some(libc::EINVAL | libc::EEXIST) => TapError::OtherDevice { ifname: name() },
+        _ => TapError::Step { ifname: name(), step: "create it", source: e },
+    })?;
+    let step = |step| move |source| TapError::Step { ifname: ifname.to_owned(), step, source };
+    ioctl_int(&queue, TUNSETVNETHDRSZ, VNET_HDR_LEN as i32).map_err(step("set the vnet header's length"))?;
+    ioctl_int(&queue, TUNSETVNETLE, 1).map_err(step("set the vnet header's byte order"))?;
+    Ok(queue)
+}
+
+fn probe_offloads(queue: &OwnedFd) -> io::Result<TapOffloads> {
+    // From the most that any kernel has downwards: an older one answers EINVAL to a bit that it does not know.
+    for bits in [0x6f, 0x0f, 0x07, 0x01, 0] {
+        match ioctl_value(queue, TUNSETOFFLOAD, bits) {
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) && bits != 0 => {}
+            Err(e) => return Err(e),
+            Ok(()) => return Ok(TapOffloads::from_bits(bits)),
+        }
+    }
+    Ok(TapOffloads::default())
+}
+
+impl TapOffloads {
+    fn bits(self) -> libc::c_ulong {
+        let tso = if self.tso { TUN_F_TSO4 | TUN_F_TSO6 } else { 0 };
+        let ecn = if self.tso && self.tso_ecn { TUN_F_TSO_ECN } else { 0 };
+        let uso = if self.uso { TUN_F_USO4 | TUN_F_USO6 } else { 0 };
+        if self.csum { TUN_F_CSUM | tso | ecn | uso } else { 0 }
+    }
+
+    fn from_bits(bits: libc::c_ulong) -> Self {
+        Self {
+            csum: bits & TUN_F_CSUM != 0,
+            tso: bits & TUN_F_TSO4 != 0,
+            tso_ecn: bits & TUN_F_TSO_ECN != 0,
+            uso: bits & TUN_F_USO4 != 0,
+        }
+    }
+}
+
+const IFF_TAP: u16 = 0x0002;
+const IFF_NO_PI: u16 = 0x1000;
+const IFF_VNET_HDR: u16 = 0x4000;
+const IFF_MULTI_QUEUE: u16 = 0x0100;
+const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
+const TUNSETOFFLOAD: libc::Ioctl = 0x4004_54d0;
+const TUNSETVNETHDRSZ: libc::Ioctl = 0x4004_54d8;
+const TUNSETVNETLE: libc::Ioctl = 0x4004_54dc;
+const TUN_F_CSUM: libc::c_ulong = 0x01;
+const TUN_F_TSO4: libc::c_ulong = 0x02;
+const TUN_F_TSO6: libc::c_ulong = 0x04;
+const TUN_F_TSO_ECN: libc::c_ulong = 0x08;
+const TUN_F_USO4: libc::c_ulong = 0x20;
+const TUN_F_USO6: libc::c_ulong = 0x40;
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::netlink::Netlink;
+    use crate::netns;
+
+    const REQUEST: TapRequest<'static> =
+        TapRequest { ifname: "tap0", queues: 2, mac: Some([2, 0, 0, 0, 0, 9]), mtu: 1400, tx_queue_len: 512 };
+
+    #[test]
+    fn a_tap_is_up_with_its_address_mtu_and_queues_and_goes_with_its_last_queue() {
+        if !crate::may_test_as_root() {
+            return;
+        }
+        let netns = netns::create().unwrap();
+        let tap = netns::in_namespace(netns.as_fd(), || open(&REQUEST)).unwrap().unwrap();
+        assert_eq!(tap.queues.len(), 2);
+        assert!(tap.offloads.csum && tap.offloads.tso, "{:?}", tap.offloads);
+        let look = || netns::in_namespace(netns.as_fd(), || Netlink::open().unwrap().link("tap0").unwrap()).unwrap();
+        let link = look().unwrap();
+        assert_eq!((link.mtu, link.mac, link.up, link.tx_queue_len), (1400, REQUEST.mac, true, 512));
+        assert_eq!(link.index, tap.ifindex);
+        set_offloads(tap.queues[0].as_fd(), TapOffloads::default()).unwrap();
+        drop(tap);
+        assert!(look().is_none());
+    }
+
+    #[test]
+    fn a_name_taken_by_another_kind_of_device_is_said() {
+        if !crate::may_test_as_root() {
+            return;
+        }
+        let netns = netns::create().unwrap();
+        let error = netns::in_namespace(netns.as_fd(), || {
+            Netlink::open().unwrap().add_bridge("tap0").unwrap();
+            open(&REQUEST).unwrap_err()
+        });
+        assert!(matches!(error.unwrap(), TapError::OtherDevice { .. }));
+    }
+
+    #[test]
+    fn a_queue_of_a_deleted_device_says_so() {
+        if !crate::may_test_as_root() {
+            return;
+        }
+        let netns = netns::create().unwrap();
+        let tap = netns::in_namespace(netns.as_fd(), || open(&REQUEST)).unwrap().unwrap();
+        netns::in_namespace(netns.as_fd(), || Netlink::open().unwrap().delete_link("tap0").unwrap()).unwrap();
+        let error = rustix::io::read(&tap.queues[0], &mut [0; 100]).unwrap_err();
+        assert_eq!(error, rustix::io::Errno::BADFD);
+    }
+
+    #[test]
+    fn the_offloads_of_a_tap_survive_their_bits() {
+        let all = TapOffloads { csum: true, tso: true, tso_ecn: true, uso: true };
+        assert_eq!(TapOffloads::from_bits(all.bits()), all);
+        let none_without_csum = TapOffloads { csum: false, ..all };
+        assert_eq!(none_without_csum.bits(), 0);
+    }
+}
