@@ -141,6 +141,8 @@ pub enum PortKind {
     Tap,
     /// Somebody else's network device, over AF_PACKET with a vnet header.
     Netdev,
+    /// Two queues inside one process, for the simulator and tests; it cannot be attached over the socket.
+    Memory,
 }
 
 /// What a device takes when we send to it.
