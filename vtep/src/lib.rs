@@ -1,1 +1,14 @@
-//! VXLAN endpoint, without I/O: encap, decap, remotes, coalescing, MTU
+//! VXLAN endpoint (RFC 7348), without I/O: bytes, addresses and the time come in as arguments.
+//!
+//! Sending: [`mtu::fit`] says whether a frame may go as it is, then either [`encap::encap`] pushes the header of a
+//! plain frame, or [`plan::Plan`] cuts a super-frame into blocks for UDP_SEGMENT; [`ecn::outer_tos`] is its outer TOS
+//! and [`encap::Entropy`] picks its socket. Receiving: [`decap::decap`] splits a datagram into admitted packets, and
+//! [`coalesce::Coalescer`] puts packets of one flow together again. The outer IP and UDP headers are the kernel's.
+
+pub mod admission;
+pub mod coalesce;
+pub mod decap;
+pub mod ecn;
+pub mod encap;
+pub mod mtu;
+pub mod plan;
