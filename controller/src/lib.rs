@@ -1,1 +1,4 @@
 //! API server, store, compiler, push, status
+
+pub mod compile;
+pub mod store;
