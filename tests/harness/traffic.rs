@@ -1,182 +1,83 @@
-//! What guests run in the suites: senders and sinks whose payload is numbered and hashed.
-//!
-//! A program of its own, so that it can be started in any namespace, and without a tool's own idea of success:
-//! every sink prints what arrived, and the suite judges.
+//! Traffic between guests whose payload is compared by hash.
 
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::{Duration, Instant};
+use std::io::{BufRead, BufReader, Read};
+use std::process::Child;
 
-use anyhow::{Context, Result, bail};
-use clap::{Parser, Subcommand};
-use sha2::{Digest, Sha256};
+use crate::lab::{Lab, program};
 
-#[derive(Parser)]
-struct Args {
-    #[command(subcommand)]
-    command: Command,
+/// The port that sinks listen on.
+pub const PORT: &str = "7777";
+
+/// What a source sent or a sink received: `count bytes hash` or `bytes hash`, as printed.
+pub type Summary = Vec<String>;
+
+/// A sink that is ready.
+#[derive(Debug)]
+pub struct Sink {
+    child: Child,
+    rest: BufReader<std::process::ChildStdout>,
 }
 
-#[derive(Subcommand)]
-enum Command {
-    /// Accepts one connection, reads it to its end, prints `bytes hash`.
-    TcpSink { port: u16 },
-    /// Connects, sends `bytes` pseudo-random bytes, prints `bytes hash`.
-    TcpSource {
-        to: SocketAddr,
-        bytes: u64,
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-    },
-    /// Receives datagrams until `count` came or `wait_ms` passed, prints `count bytes hash` (the hash over all, sorted).
-    UdpSink {
-        port: u16,
-        count: usize,
-        #[arg(long, default_value_t = 3000)]
-        wait_ms: u64,
-        /// A group to join.
-        #[arg(long)]
-        group: Option<IpAddr>,
-    },
-    /// Sends `count` datagrams of `size` bytes, prints `sent refused hash`.
-    UdpSource {
-        to: SocketAddr,
-        size: usize,
-        count: usize,
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-        /// Microseconds between two datagrams.
-        #[arg(long, default_value_t = 0)]
-        gap_us: u64,
-    },
+/// Starts a sink in a guest and waits until it listens.
+///
+/// # Panics
+/// When it does not.
+pub fn sink(lab: &Lab, guest: &str, words: &[&str]) -> Sink {
+    let path = program("weft-test-traffic").display().to_string();
+    let mut child = lab.spawn(guest, &[&[path.as_str()], words].concat());
+    let mut rest = BufReader::new(child.stdout.take().expect("output is piped"));
+    let mut line = String::new();
+    rest.read_line(&mut line).expect("a sink says that it is ready");
+    assert_eq!(line.trim(), "ready", "sink in {guest}");
+    Sink { child, rest }
 }
 
-/// splitmix64: the same bytes for the same seed, everywhere.
-struct Noise(u64);
-
-impl Noise {
-    fn fill(&mut self, bytes: &mut [u8]) {
-        for chunk in bytes.chunks_mut(8) {
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut z = self.0;
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            chunk.copy_from_slice(&(z ^ (z >> 31)).to_le_bytes()[..chunk.len()]);
-        }
+impl Sink {
+    /// Waits for its end and returns what it received.
+    ///
+    /// # Panics
+    /// When it failed.
+    pub fn finish(mut self) -> Summary {
+        let mut text = String::new();
+        self.rest.read_to_string(&mut text).expect("a sink prints a summary");
+        assert!(self.child.wait().expect("a sink ends").success(), "the sink failed: {text}");
+        words(&text)
     }
 }
 
-fn main() -> Result<()> {
-    match Args::parse().command {
-        Command::TcpSink { port } => tcp_sink(port),
-        Command::TcpSource { to, bytes, seed } => tcp_source(to, bytes, seed),
-        Command::UdpSink { port, count, wait_ms, group } => {
-            udp_sink(port, count, Duration::from_millis(wait_ms), group)
-        }
-        Command::UdpSource { to, size, count, seed, gap_us } => {
-            udp_source(to, size, count, seed, Duration::from_micros(gap_us))
-        }
-    }
+/// Runs a source in a guest to its end.
+pub fn source(lab: &Lab, guest: &str, arguments: &[&str]) -> Summary {
+    let path = program("weft-test-traffic").display().to_string();
+    words(&lab.exec(guest, &[&[path.as_str()], arguments].concat()))
 }
 
-fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|b| format!("{b:02x}")).collect()
+/// TCP of `bytes` from a guest to another at `address`; what was sent must be what arrived.
+///
+/// # Panics
+/// When it is not.
+pub fn tcp(lab: &Lab, from: &str, to: &str, address: &str, bytes: u64) {
+    let sink = sink(lab, to, &["tcp-sink", PORT]);
+    let sent = source(lab, from, &["tcp-source", &socket(address), &bytes.to_string()]);
+    assert_eq!(sink.finish(), sent, "TCP {from} -> {to} {address}");
 }
 
-fn ready() -> Result<()> {
-    println!("ready");
-    io::stdout().flush().context("standard output is closed")
+/// `count` datagrams of `size` bytes, slowly enough that none may be lost; all must arrive as sent.
+///
+/// # Panics
+/// When one does not.
+pub fn udp(lab: &Lab, from: &str, to: &str, address: &str, size: usize, count: usize) {
+    let count = count.to_string();
+    let sink = sink(lab, to, &["udp-sink", PORT, &count]);
+    let sent = source(lab, from, &["udp-source", &socket(address), &size.to_string(), &count, "--gap-us", "500"]);
+    let got = sink.finish();
+    assert_eq!((&got[0], &got[2]), (&sent[0], &sent[2]), "UDP of {size} bytes {from} -> {to} {address}");
 }
 
-fn tcp_sink(port: u16) -> Result<()> {
-    let listener =
-        TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).with_context(|| format!("cannot listen on port {port}"))?;
-    ready()?;
-    let (mut stream, _) = listener.accept()?;
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    let (mut hash, mut total, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 18]);
-    loop {
-        let count = stream.read(&mut buffer)?;
-        if count == 0 {
-            break;
-        }
-        hash.update(&buffer[..count]);
-        total += count as u64;
-    }
-    println!("{total} {}", hex(&hash.finalize()));
-    Ok(())
+/// `address:port`, with brackets where IPv6 needs them.
+pub fn socket(address: &str) -> String {
+    if address.contains(':') { format!("[{address}]:{PORT}") } else { format!("{address}:{PORT}") }
 }
 
-fn tcp_source(to: SocketAddr, bytes: u64, seed: u64) -> Result<()> {
-    let mut stream =
-        TcpStream::connect_timeout(&to, Duration::from_secs(10)).with_context(|| format!("cannot connect to {to}"))?;
-    stream.set_write_timeout(Some(Duration::from_secs(30)))?;
-    let (mut hash, mut noise, mut buffer, mut left) = (Sha256::new(), Noise(seed), vec![0; 1 << 18], bytes);
-    while left > 0 {
-        let count = left.min(buffer.len() as u64) as usize;
-        noise.fill(&mut buffer[..count]);
-        hash.update(&buffer[..count]);
-        stream.write_all(&buffer[..count])?;
-        left -= count as u64;
-    }
-    println!("{bytes} {}", hex(&hash.finalize()));
-    Ok(())
-}
-
-fn udp_sink(port: u16, count: usize, wait: Duration, group: Option<IpAddr>) -> Result<()> {
-    let any: IpAddr = match group {
-        Some(IpAddr::V4(_)) => IpAddr::from([0, 0, 0, 0]),
-        _ => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = UdpSocket::bind((any, port)).with_context(|| format!("cannot bind port {port}"))?;
-    match group {
-        Some(IpAddr::V4(group)) => socket.join_multicast_v4(&group, &[0, 0, 0, 0].into())?,
-        Some(IpAddr::V6(group)) => socket.join_multicast_v6(&group, 0)?,
-        None => {}
-    }
-    ready()?;
-    let end = Instant::now() + wait;
-    let (mut hashes, mut bytes, mut buffer) = (Vec::new(), 0, vec![0; 65_536]);
-    while hashes.len() < count {
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            break;
-        }
-        socket.set_read_timeout(Some(left))?;
-        let Ok((len, _)) = socket.recv_from(&mut buffer) else { continue };
-        bytes += len;
-        hashes.push(Sha256::digest(&buffer[..len]));
-    }
-    println!("{} {bytes} {}", hashes.len(), total_hash(hashes));
-    Ok(())
-}
-
-fn udp_source(to: SocketAddr, size: usize, count: usize, seed: u64, gap: Duration) -> Result<()> {
-    if size > 65_507 {
-        bail!("{size} bytes do not fit a datagram: 65507 at most");
-    }
-    let any: IpAddr = if to.is_ipv4() { [0, 0, 0, 0].into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((any, 0))?;
-    socket.set_broadcast(to.is_ipv4())?;
-    let (mut noise, mut payload, mut hashes, mut refused) = (Noise(seed), vec![0; size], Vec::new(), 0);
-    for _ in 0..count {
-        noise.fill(&mut payload);
-        match socket.send_to(&payload, to) {
-            Ok(_) => hashes.push(Sha256::digest(&payload)),
-            Err(_) => refused += 1,
-        }
-        if !gap.is_zero() {
-            std::thread::sleep(gap);
-        }
-    }
-    println!("{} {refused} {}", hashes.len(), total_hash(hashes));
-    Ok(())
-}
-
-/// One hash of all payloads, whatever their order was.
-fn total_hash<D: AsRef<[u8]> + Ord>(mut hashes: Vec<D>) -> String {
-    hashes.sort();
-    let mut all = Sha256::new();
-    hashes.iter().for_each(|h| all.update(h));
-    hex(&all.finalize())
+fn words(text: &str) -> Summary {
+    text.split_whitespace().map(str::to_owned).collect()
 }
