@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use prost::Message;
 use sha2::{Digest, Sha256};
+pub use weft_packet::Field;
 use weft_packet::MacAddr;
 
 pub use crate::wire_check::WireError;
@@ -24,6 +25,12 @@ pub use proto::{Item, Key, Position, item, key};
 
 /// The protocol that this build speaks.
 pub const PROTOCOL: u32 = 1;
+/// Optional parts of the protocol; nobody is sent what it did not name.
+pub const FEATURES: &[&str] = &[FEATURE_DELTA, FEATURE_QUERY];
+/// Updates may be changes to the program that the agent has.
+pub const FEATURE_DELTA: &str = "delta";
+/// The agent answers queries.
+pub const FEATURE_QUERY: &str = "query";
 /// The longest message of either side, in bytes.
 pub const MESSAGE_LEN_MAX: usize = 64 << 20;
 /// The most items that a host program may have.
