@@ -19,9 +19,11 @@ pub mod nd;
 pub mod offload;
 pub mod parse;
 pub mod reply;
+pub mod segment;
 pub mod tcp;
 pub mod udp;
 pub mod vlan;
+pub mod vnet;
 pub mod vxlan;
 
 #[cfg(test)]

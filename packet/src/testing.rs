@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 
-use crate::layout::{PROTOCOL_TCP, PROTOCOL_UDP};
+use crate::frame::{Csum, Frame, FramePool, Gso, GsoKind};
+use crate::layout::{Layout, PROTOCOL_TCP, PROTOCOL_UDP};
 
 /// A whole TCP or UDP packet in an Ethernet frame.
 #[derive(Debug, Clone)]
@@ -79,7 +80,7 @@ impl PacketSpec {
         if self.tcp {
             l4.extend(self.seq.to_be_bytes());
             l4.extend(0x0102_0304u32.to_be_bytes());
-            l4.extend([((20 + self.tcp_options.len()) / 4 << 4) as u8, self.flags, 0xff, 0xff, 0, 0, 0, 0]);
+            l4.extend([(((20 + self.tcp_options.len()) / 4) << 4) as u8, self.flags, 0xff, 0xff, 0, 0, 0, 0]);
             l4.extend(&self.tcp_options);
         } else {
             l4.extend(((8 + self.payload.len()) as u16).to_be_bytes());
@@ -149,4 +150,20 @@ fn slow_checksum(bytes: &[u8]) -> u16 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     !(sum as u16)
+}
+
+/// The packet as a super-frame in segments of `size`, as a guest's kernel hands it over.
+pub(crate) fn super_frame(packet: &PacketSpec, size: u16) -> Frame {
+    let mut frame = FramePool::new(1).take().expect("the pool has one");
+    frame.fill(&packet.build());
+    frame.offload.csum = Csum::Verified;
+    let layout = Layout::of(frame.bytes()).expect("a whole packet");
+    assert!(crate::offload::set_partial(&mut frame, &layout));
+    let kind = match (packet.tcp, packet.v6) {
+        (true, false) => GsoKind::TcpV4,
+        (true, true) => GsoKind::TcpV6,
+        (false, _) => GsoKind::Udp,
+    };
+    frame.offload.gso = Some(Gso { kind, size, ecn: false });
+    frame
 }
