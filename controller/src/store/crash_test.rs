@@ -1,14 +1,15 @@
 //! The store over a device that fails: after a failure at any operation it reopens at the last acknowledged generation.
 //!
 //! Two kinds of disk are played: one that keeps every write until the failure, and one that keeps only what was
-//! synced. The transaction in flight was not acknowledged; it may be there whole or not at all.
+//! synced. The transaction in flight was not acknowledged; it may be there whole or not at all. The making of the file
+//! is not part of this: [`RedbStore::open`] makes it under another name and renames it when it is whole.
 
 use std::io;
 use std::sync::{Arc, Mutex};
 
 use redb::StorageBackend;
-use weft_api::object::{Kind, Name, Network, NetworkSpec, Object, ObjectKey};
 use weft_api::Vni;
+use weft_api::object::{Kind, Name, Network, NetworkSpec, Object, ObjectKey};
 
 use super::{RedbStore, Snapshot, Store, Txn};
 
@@ -18,6 +19,8 @@ const WRITES: u32 = 200;
 struct Disk {
     live: Vec<u8>,
     synced: Vec<u8>,
+    /// Written since the last sync: where, and how much.
+    pending: Vec<(usize, usize)>,
     operations: u64,
     fail_at: Option<u64>,
 }
@@ -27,7 +30,7 @@ struct FailingBackend(Arc<Mutex<Disk>>);
 
 impl FailingBackend {
     fn over(image: Vec<u8>, fail_at: Option<u64>) -> Self {
-        Self(Arc::new(Mutex::new(Disk { live: image.clone(), synced: image, operations: 0, fail_at })))
+        Self(Arc::new(Mutex::new(Disk { live: image.clone(), synced: image, fail_at, ..Disk::default() })))
     }
 
     /// Counts an operation that changes the disk; from the fatal one on, nothing works.
@@ -61,8 +64,12 @@ impl StorageBackend for FailingBackend {
 
     fn sync_data(&self) -> io::Result<()> {
         self.operate(|disk| {
-            let Disk { live, synced, .. } = disk;
-            synced.clone_from(live);
+            let Disk { live, synced, pending, .. } = disk;
+            synced.resize(live.len(), 0);
+            for (from, len) in pending.drain(..) {
+                let end = live.len().min(from + len);
+                synced[from..end].copy_from_slice(&live[from..end]);
+            }
         })
     }
 
@@ -72,6 +79,7 @@ impl StorageBackend for FailingBackend {
             let len = disk.live.len().max(from + data.len());
             disk.live.resize(len, 0);
             disk.live[from..from + data.len()].copy_from_slice(data);
+            disk.pending.push((from, data.len()));
         })
     }
 }
@@ -116,6 +124,7 @@ fn check(image: Vec<u8>, acknowledged: &Snapshot, history: &[Snapshot], what: &s
     let found = store.snapshot();
     let in_flight = found.generation.checked_sub(acknowledged.generation);
     assert!(matches!(in_flight, Some(0 | 1)), "{what}: {} after {}", found.generation, acknowledged.generation);
+    assert_eq!(store.store_id(), "id", "{what}");
     let wanted = &history[usize::try_from(found.generation).unwrap()];
     assert_eq!(*found, *wanted, "{what}");
 }
@@ -123,12 +132,15 @@ fn check(image: Vec<u8>, acknowledged: &Snapshot, history: &[Snapshot], what: &s
 #[test]
 fn a_store_whose_disk_fails_at_any_operation_reopens_at_the_last_acknowledged_generation() {
     let history = history();
-    let whole = FailingBackend::default();
+    let empty = FailingBackend::default();
+    drop(RedbStore::open_backend(empty.clone(), || "id".to_owned()).unwrap());
+    let empty = std::mem::take(&mut empty.0.lock().unwrap().live);
+    let whole = FailingBackend::over(empty.clone(), None);
     assert_eq!(run(whole.clone()), history[history.len() - 1]);
     let operations = whole.0.lock().unwrap().operations;
     assert!(operations > u64::from(WRITES), "every write reaches the disk");
     for fatal in 1..=operations {
-        let backend = FailingBackend::over(Vec::new(), Some(fatal));
+        let backend = FailingBackend::over(empty.clone(), Some(fatal));
         let acknowledged = run(backend.clone());
         let disk = std::mem::take(&mut *backend.0.lock().unwrap());
         check(disk.live, &acknowledged, &history, &format!("all writes kept, failure at {fatal} of {operations}"));

@@ -118,7 +118,9 @@ pub enum StoreError {
         source: Box<::redb::Error>,
     },
     /// The file holds something else.
-    #[error("the store {path} holds what this build cannot read ({what}): use the build that wrote it, or restore a backup")]
+    #[error(
+        "the store {path} holds what this build cannot read ({what}): use the build that wrote it, or restore a backup"
+    )]
     Content {
         /// The file.
         path: String,

@@ -45,9 +45,12 @@ impl RedbStore {
     /// Opens the file; where it does not exist, makes it, with `fresh_id` as the store's id.
     pub fn open(path: &Path, fresh_id: impl FnOnce() -> String) -> Result<Self, StoreError> {
         let name = path.display().to_string();
-        let opened = Database::builder().set_cache_size(CACHE_BYTES).create(path);
+        if !path.exists() {
+            make(path, fresh_id).map_err(|error| disk(&name, error))?;
+        }
+        let opened = Database::builder().set_cache_size(CACHE_BYTES).open(path);
         let database = opened.map_err(|error| disk(&name, error.into()))?;
-        Self::with_database(database, name, fresh_id)
+        Self::with_database(database, name, String::new)
     }
 
     /// As [`Self::open`], over another device than a file.
@@ -58,11 +61,7 @@ impl RedbStore {
         Self::with_database(database, name, fresh_id)
     }
 
-    fn with_database(
-        database: Database,
-        path: String,
-        fresh_id: impl FnOnce() -> String,
-    ) -> Result<Self, StoreError> {
+    fn with_database(database: Database, path: String, fresh_id: impl FnOnce() -> String) -> Result<Self, StoreError> {
         let content = |what: String| StoreError::Content { path: path.clone(), what };
         let facts = read_facts(&database, fresh_id).map_err(|error| disk(&path, error))?;
         if facts.format != FORMAT {
@@ -84,10 +83,8 @@ impl RedbStore {
         let mut rows = Vec::with_capacity(change.puts.len());
         for object in &change.puts {
             let value = Value { revision: change.generation, object: Object::clone(object) };
-            let content = |error: serde_json::Error| StoreError::Content {
-                path: self.path.clone(),
-                what: error.to_string(),
-            };
+            let content =
+                |error: serde_json::Error| StoreError::Content { path: self.path.clone(), what: error.to_string() };
             rows.push((object.key().to_string(), serde_json::to_vec(&value).map_err(content)?));
         }
         write_change(&self.database, change, &rows).map_err(|error| disk(&self.path, error))
@@ -119,6 +116,22 @@ impl Store for RedbStore {
     }
 }
 
+/// Makes an empty store under another name first: a file cut off while it is made could not be opened again.
+fn make(path: &Path, fresh_id: impl FnOnce() -> String) -> Result<(), redb::Error> {
+    let unfinished = path.with_extension("unfinished");
+    if unfinished.exists() {
+        std::fs::remove_file(&unfinished)?;
+    }
+    let database = Database::create(&unfinished)?;
+    read_facts(&database, fresh_id)?;
+    drop(database);
+    std::fs::rename(&unfinished, path)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::File::open(folder)?.sync_all()?;
+    Ok(())
+}
+
+/// What is known of a store besides its objects.
 struct Facts {
     store_id: String,
     generation: String,
@@ -203,6 +216,15 @@ mod tests {
         assert_eq!(store.snapshot(), before);
         let deletes = vec![ObjectKey::global(Kind::Tenant, &name)];
         assert_eq!(store.commit(Txn { deletes, ..Txn::default() }).unwrap().generation, 2);
+    }
+
+    #[test]
+    fn a_file_that_was_cut_off_while_it_was_made_is_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.redb");
+        std::fs::write(path.with_extension("unfinished"), "cut off").unwrap();
+        assert_eq!(RedbStore::open(&path, || "id".to_owned()).unwrap().store_id(), "id");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]
