@@ -1,0 +1,116 @@
+//! Promise 1: tenants with the same addresses never see each other's frames. By nonce, on every rung; and guests
+//! that lie about who they are.
+
+use weft_tests::lab::{Lab, Setup, topology};
+use weft_tests::may_run;
+
+macro_rules! matrix {
+    ($($name:ident = $index:literal;)+) => {$(
+        #[test]
+        fn $name() {
+            if may_run() {
+                nobody_sees_another_tenants_nonce(Setup::MATRIX[$index]);
+            }
+        }
+    )+};
+}
+
+matrix! {
+    promise_1_rung_single_one_worker = 0;
+    promise_1_rung_single_two_workers = 1;
+    promise_1_rung_batch_one_worker = 2;
+    promise_1_rung_batch_two_workers = 3;
+    promise_1_rung_segment_one_worker = 4;
+    promise_1_rung_segment_two_workers = 5;
+}
+
+fn nobody_sees_another_tenants_nonce(setup: Setup) {
+    println!("rung {:?}, {} workers", setup.rung, setup.workers);
+    let lab = Lab::up(&topology("two-tenants-overlapping.yaml"), setup);
+    let check = lab.try_weft(&["lab", "check"]);
+    let text = format!("{}{}", String::from_utf8_lossy(&check.stdout), String::from_utf8_lossy(&check.stderr));
+    assert!(check.status.success(), "{text}\n{}", lab.logs());
+    println!("{text}");
+}
+
+#[test]
+fn promise_1_the_underlay_carries_a_tenants_payload_under_its_own_vni_only() {
+    if !may_run() {
+        return;
+    }
+    let lab = Lab::up(&topology("two-tenants-overlapping.yaml"), Setup::DEFAULT);
+    lab.until_ping("red-a", "10.9.0.2");
+    lab.until_ping("green-a", "10.9.0.2");
+    // 64 VXLAN packets or 3 s, whichever is first; -x prints them in hex, from the outer IP header on.
+    let capture =
+        lab.spawn("h2", &["timeout", "3", "tcpdump", "-n", "-l", "-x", "-i", "eth0", "udp", "dst", "port", "4789"]);
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    for (guest, pattern) in [("red-a", "c0ffee01"), ("green-a", "c0ffee02")] {
+        lab.exec(guest, &["ping", "-c", "5", "-i", "0.05", "-s", "64", "-p", pattern, "10.9.0.2"]);
+    }
+    let output = capture.wait_with_output().expect("the capture ends");
+    let hex: Vec<String> = packets(&String::from_utf8_lossy(&output.stdout));
+    for (pattern, vni, other) in [("c0ffee01", "00002a00", "00002b00"), ("c0ffee02", "00002b00", "00002a00")] {
+        let with_pattern: Vec<_> = hex.iter().filter(|p| p.contains(&pattern.repeat(4))).collect();
+        assert!(with_pattern.len() >= 5, "{} packets with {pattern}", with_pattern.len());
+        // Outer IPv4 (20 bytes), UDP (8), VXLAN flags (4), then VNI and a reserved octet.
+        assert!(with_pattern.iter().all(|p| p[64..72] == *vni && p[64..72] != *other), "{pattern} outside VNI {vni}");
+    }
+}
+
+/// The packets of a `tcpdump -x` output, as hex without spaces.
+fn packets(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for line in text.lines() {
+        match line.trim_start().strip_prefix("0x").and_then(|l| l.split_once(':')) {
+            Some((_, hex)) => {
+                let hex: String = hex.split_whitespace().collect();
+                if let Some(packet) = found.last_mut() {
+                    let packet: &mut String = packet;
+                    packet.push_str(&hex);
+                }
+            }
+            None => found.push(String::new()),
+        }
+    }
+    found
+}
+
+#[test]
+fn a_guest_that_lies_about_itself_is_dropped_by_name() {
+    if !may_run() {
+        return;
+    }
+    let lab = Lab::up(&topology("two-hosts.yaml"), Setup::DEFAULT);
+    lab.until_ping("a", "10.9.0.2");
+    let cases = [
+        // An address of another guest, and a MAC address of another guest.
+        (
+            "SpoofedAddress",
+            vec![
+                "ip addr add 10.9.0.77/24 dev eth0",
+                "ping -c 3 -i 0.1 -W 1 -I 10.9.0.77 10.9.0.2",
+                "ip addr del 10.9.0.77/24 dev eth0",
+            ],
+        ),
+        (
+            "SpoofedMac",
+            vec![
+                "ip link set eth0 address 02:00:00:00:00:77",
+                "ping -c 3 -i 0.1 -W 1 10.9.0.2",
+                "ip link set eth0 address 02:00:00:00:00:01",
+            ],
+        ),
+    ];
+    for (reason, commands) in cases {
+        let before = lab.drops("h1").get(reason).copied().unwrap_or(0);
+        for command in commands {
+            let words: Vec<&str> = command.split(' ').collect();
+            let output = lab.command("a", &words).output().expect("the command starts");
+            assert!(!(words[0] == "ping" && output.status.success()), "{command} was answered");
+        }
+        let after = lab.drops("h1").get(reason).copied().unwrap_or(0);
+        assert!(after > before, "{reason} did not rise: {:?}", lab.drops("h1"));
+    }
+    lab.until_ping("a", "10.9.0.2");
+}
