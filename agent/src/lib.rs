@@ -1,1 +1,6 @@
 //! Per-host daemon: session, lower, reconcile, attach, keep
+
+pub mod config;
+pub mod lower;
+#[cfg(test)]
+mod testing;

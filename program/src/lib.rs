@@ -20,6 +20,8 @@ pub use item::{
 pub use program::{Bundle, BundleError, Op, Position, Program};
 pub use rule::{Action, Instruction, Match, Miss, Rule, RuleKey};
 
+pub use weft_packet::{DropReason, Field, MacAddr, Vni};
+
 use serde::{Deserialize, Serialize};
 
 macro_rules! ids {
