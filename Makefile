@@ -28,5 +28,5 @@ check:
 	$(CARGO) nextest run -p weft-tests --test arrows --test dependencies --test tidy
 
 bench:
-	$(CARGO) build --profile bench -p weft-cli -p weft-bench
+	$(CARGO) build --profile dist -p weft-cli -p weft-bench
 	bench/run
