@@ -209,6 +209,11 @@ impl FramePool {
         self.free.push(frame);
     }
 
+    /// Whether [`Self::take`] would give a frame.
+    pub fn has_free(&self) -> bool {
+        !self.free.is_empty() || self.made < self.made_max
+    }
+
     /// Frames that are out of the pool.
     pub fn in_use(&self) -> usize {
         self.made - self.free.len()

@@ -17,6 +17,9 @@ pub struct Epoll {
     events: Vec<Event>,
 }
 
+// SAFETY: the pointers that make `raw` not `Send` are the kernel's copies of our tokens, numbers that nobody follows.
+unsafe impl Send for Epoll {}
+
 /// What to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interest {

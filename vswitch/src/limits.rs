@@ -29,6 +29,9 @@ pub struct Limits {
     pub exact_entries: usize,
     pub flow_entries_max: usize,
     pub flow_masks_max: usize,
+
+    // Frame buffers, per worker.
+    pub frames_max: usize,
 }
 
 /// The bounds in use.
@@ -53,4 +56,6 @@ pub const LIMITS: Limits = Limits {
     exact_entries: 8_192,
     flow_entries_max: 16_384,
     flow_masks_max: 128,
+
+    frames_max: 1_024,
 };

@@ -1,0 +1,233 @@
+//! The underlay: plain UDP sockets on the host's own address, and the rung of the ladder that they are on.
+//!
+//! Each worker reads one receiving socket of the shared group; all workers send over the same sending sockets, picked
+//! by the inner flow, so the underlay sees a flow come from one source port whichever worker carried it.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use weft_packet::{FlowKey, Frame, Vni, flow_hash};
+use weft_program::message::{DropSource, Rung, Underlay};
+use weft_program::{RemoteId, RemoteKind};
+use weft_sys::udp;
+use weft_vtep::admission::{self, Admission, RemoteVtep};
+use weft_vtep::encap::Entropy;
+use weft_vtep::mtu;
+
+use crate::tables::Tables;
+
+mod receive;
+mod send;
+
+/// The attached sockets, shared by all workers.
+#[derive(Debug)]
+pub struct AttachedUnderlay {
+    /// As the agent described it.
+    pub config: Underlay,
+    sockets: Sockets,
+    /// Rungs that the sockets refused from the start.
+    refused: Vec<(Rung, String)>,
+}
+
+#[derive(Debug)]
+enum Sockets {
+    Udp { rx: Vec<OwnedFd>, tx: Vec<OwnedFd> },
+    Memory(Arc<Mutex<Queues>>),
+}
+
+/// The far end of an underlay without a kernel.
+#[derive(Debug, Clone)]
+pub struct UnderlayEnd {
+    queues: Arc<Mutex<Queues>>,
+}
+
+/// A datagram of an underlay without a kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemoryDatagram {
+    /// Who sends it, on its way in; where it goes, on its way out.
+    pub addr: SocketAddr,
+    /// The UDP payload.
+    pub payload: Vec<u8>,
+    /// The outer TOS or traffic class.
+    pub tos: u8,
+    /// As UDP_GRO would say, on its way in; on the way out everything is cut already.
+    pub stride: Option<u16>,
+}
+
+#[derive(Debug)]
+struct Queues {
+    incoming: VecDeque<MemoryDatagram>,
+    outgoing: VecDeque<MemoryDatagram>,
+    len_max: usize,
+}
+
+/// One worker's tunnel endpoint.
+#[derive(Debug)]
+pub(crate) struct Tunnel {
+    attached: Arc<AttachedUnderlay>,
+    worker: usize,
+    entropy: Entropy,
+    admission: Admission,
+    admitted: BTreeSet<RemoteId>,
+    receiver: receive::Receiver,
+    sender: send::Sender,
+    rung: Rung,
+    rungs_not_taken: Vec<(Rung, String)>,
+}
+
+/// A frame on its way to a remote.
+#[derive(Debug)]
+pub(crate) struct Departure {
+    /// Encapsulated, unless it is to be cut.
+    pub(crate) frame: Frame,
+    pub(crate) source: DropSource,
+    pub(crate) to: SocketAddr,
+    pub(crate) tos: u8,
+    pub(crate) vni: Vni,
+    /// Payload bytes of the segments that a super-frame is cut into.
+    pub(crate) cut: Option<u16>,
+}
+
+impl AttachedUnderlay {
+    /// The sockets that came with the description: receiving ones first.
+    pub fn new(config: Underlay, mut fds: Vec<OwnedFd>) -> Self {
+        let tx = fds.split_off(config.rx_fds.min(fds.len()));
+        let mut refused = Vec::new();
+        for rx in &fds {
+            if let Err(error) = udp::set_gro(rx, config.rung == Rung::Segment) {
+                refused = vec![(Rung::Segment, format!("UDP_GRO: {error}"))];
+            }
+        }
+        Self { config, sockets: Sockets::Udp { rx: fds, tx }, refused }
+    }
+
+    /// An underlay without a kernel, with queues of `len_max` datagrams.
+    pub fn in_memory(config: Underlay, len_max: usize) -> (Self, UnderlayEnd) {
+        let (incoming, outgoing) = (VecDeque::new(), VecDeque::new());
+        let queues = Arc::new(Mutex::new(Queues { incoming, outgoing, len_max }));
+        let end = UnderlayEnd { queues: queues.clone() };
+        (Self { config, sockets: Sockets::Memory(queues), refused: Vec::new() }, end)
+    }
+
+    /// The descriptors, in the order in which they came.
+    pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        match &self.sockets {
+            Sockets::Udp { rx, tx } => rx.iter().chain(tx).map(AsFd::as_fd).collect(),
+            Sockets::Memory(_) => Vec::new(),
+        }
+    }
+
+    fn tx_count(&self) -> usize {
+        match &self.sockets {
+            Sockets::Udp { tx, .. } => tx.len(),
+            Sockets::Memory(_) => 1,
+        }
+    }
+}
+
+impl UnderlayEnd {
+    /// Puts a datagram in front of the vswitch; `false` when its queue is full.
+    pub fn push(&self, datagram: MemoryDatagram) -> bool {
+        let mut queues = lock(&self.queues);
+        let fits = queues.incoming.len() < queues.len_max;
+        if fits {
+            queues.incoming.push_back(datagram);
+        }
+        fits
+    }
+
+    /// The next datagram that the vswitch sent.
+    pub fn pop(&self) -> Option<MemoryDatagram> {
+        lock(&self.queues).outgoing.pop_front()
+    }
+}
+
+impl Tunnel {
+    /// The endpoint of worker `worker`.
+    pub(crate) fn new(attached: Arc<AttachedUnderlay>, worker: usize) -> Self {
+        let rungs_not_taken = attached.refused.clone();
+        let sockets = attached.tx_count();
+        Self {
+            worker,
+            entropy: Entropy::new(sockets as u32),
+            admission: Admission::new(WITHDRAW_DELAY),
+            admitted: BTreeSet::new(),
+            receiver: receive::Receiver::new(),
+            sender: send::Sender::new(sockets),
+            rung: attached.config.rung,
+            rungs_not_taken,
+            attached,
+        }
+    }
+
+    /// The descriptor to wait for, if there is one for this worker.
+    pub(crate) fn rx_fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.attached.sockets {
+            Sockets::Udp { rx, .. } => rx.get(self.worker).map(AsFd::as_fd),
+            Sockets::Memory(_) => None,
+        }
+    }
+
+    /// Whether an underlay without a kernel has something for us.
+    pub(crate) fn has_memory_input(&self) -> bool {
+        match &self.attached.sockets {
+            Sockets::Udp { .. } => false,
+            Sockets::Memory(queues) => !lock(queues).incoming.is_empty(),
+        }
+    }
+
+    /// The largest inner IP packet that crosses.
+    pub(crate) fn inner_mtu(&self) -> u16 {
+        mtu::inner_mtu(self.attached.config.mtu, self.attached.config.addr.is_ipv6())
+    }
+
+    /// The sending socket of a flow.
+    pub(crate) fn socket(&self, key: &FlowKey) -> usize {
+        self.entropy.socket(flow_hash(key))
+    }
+
+    /// The rung in use.
+    pub(crate) const fn rung(&self) -> Rung {
+        self.rung
+    }
+
+    /// Why no better one is.
+    pub(crate) fn rungs_not_taken(&self) -> Vec<(Rung, String)> {
+        self.rungs_not_taken.clone()
+    }
+
+    /// Takes over which remotes may send which VNIs.
+    pub(crate) fn admit(&mut self, tables: &Tables, now: Instant) {
+        self.admission.expire(now);
+        self.admission.set_segments(tables.segments().map(|segment| (segment.vni, segment.mtu)));
+        let mut declared = BTreeSet::new();
+        for remote in tables.remotes() {
+            declared.insert(remote.id);
+            let kind = match remote.kind {
+                RemoteKind::Weft => admission::RemoteKind::Weft,
+                RemoteKind::Legacy => admission::RemoteKind::Legacy,
+            };
+            let vnis = remote.vnis.iter().copied().collect();
+            self.admission.put(&RemoteVtep { id: remote.id.0, addr: remote.addr, kind, vnis }, now);
+        }
+        for withdrawn in self.admitted.difference(&declared) {
+            self.admission.delete(withdrawn.0, now);
+        }
+        self.admitted = declared;
+    }
+
+    /// Who a refused datagram is from, as far as we know.
+    fn source(&self, addr: IpAddr) -> DropSource {
+        self.admission.remote(addr).map_or(DropSource::Underlay, |(remote, _)| DropSource::Remote(RemoteId(remote)))
+    }
+}
+
+fn lock(queues: &Mutex<Queues>) -> MutexGuard<'_, Queues> {
+    queues.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How long a frame of a withdrawn remote or VNI is still accepted: it may have left before its sender heard of it.
+const WITHDRAW_DELAY: Duration = Duration::from_secs(1);

@@ -1,0 +1,435 @@
+//! A worker: takes bursts of frames from its queues and carries each to its end.
+//!
+//! The path of a frame: [`Worker::round`] -> `receive_*` -> [`Datapath::forward`] (parse, classify) ->
+//! `Outputs::execute` -> `Outputs::flush`. Run to completion: nothing is left over when a round ends, so every command
+//! between two rounds meets a worker at rest. One snapshot of the tables per round.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::mem;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use weft_packet::parse::{Ingress, parse};
+use weft_packet::{DropReason, Frame, Vni};
+use weft_program::message::{DropReport, DropSource, Ledger, PortKind, Rung};
+use weft_program::{PortId, RemoteId};
+use weft_sys::epoll::{Epoll, Interest, Waker};
+
+use crate::cache::{CacheCounts, Lookup};
+use crate::counters::{IoCounters, PortCounters};
+use crate::execute::{Flight, Outputs};
+use crate::learn::{Learned, Second};
+use crate::limits::LIMITS;
+use crate::port::{Attached, Rx};
+use crate::publish::{Publisher, Reader};
+use crate::tables::Tables;
+use crate::underlay::{AttachedUnderlay, Tunnel};
+
+pub mod inline;
+pub(crate) mod ports;
+pub mod threads;
+
+use ports::Port;
+
+/// One worker; it belongs to one thread at a time.
+pub struct Worker {
+    reader: Reader,
+    datapath: Datapath,
+    epoll: Epoll,
+    waker: Arc<Waker>,
+    /// Descriptors in `epoll` besides the waker.
+    polled: usize,
+    /// Ports without a descriptor, asked in each round.
+    unpolled: Vec<PortId>,
+    ready: Vec<Ready>,
+}
+
+/// What a worker can be told between two rounds.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// Reads and writes this device from now on.
+    Attach(Arc<Attached>),
+    /// Lets go of this port.
+    Detach(PortId),
+    /// Sends and receives over these sockets, in place of those before.
+    AttachUnderlay(Arc<AttachedUnderlay>),
+    /// Says what it counted.
+    Report,
+}
+
+/// What a worker answers.
+#[derive(Debug)]
+pub enum Reply {
+    /// Done.
+    Done,
+    /// Not done, and why.
+    Refused(String),
+    /// What it counted.
+    Report(Box<WorkerReport>),
+}
+
+/// What a worker counted, all at one batch boundary.
+#[derive(Debug, Clone)]
+pub struct WorkerReport {
+    /// The balance of its frames.
+    pub ledger: Ledger,
+    /// Its part of each port's counters.
+    pub ports: BTreeMap<PortId, PortCounters>,
+    /// Ports whose device it found gone.
+    pub gone: BTreeSet<PortId>,
+    /// Its drops.
+    pub drops: Vec<DropReport>,
+    /// Its system calls.
+    pub io: IoCounters,
+    /// Frames per cache level, by name.
+    pub cache: [(&'static str, u64); 5],
+    /// The rung it sends on.
+    pub rung: Option<Rung>,
+    /// Better rungs, and why they are not taken.
+    pub rungs_not_taken: Vec<(Rung, String)>,
+}
+
+/// Why a worker stopped waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wake {
+    /// There may be frames.
+    Frames,
+    /// Somebody woke it: there is an order.
+    Order,
+}
+
+/// Where a frame came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Port(PortId),
+    Remote { remote: RemoteId, vni: Vni },
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Ready {
+    Port { id: PortId, queue: usize, failed: bool },
+    Underlay,
+}
+
+/// The path of a frame, apart from waiting.
+struct Datapath {
+    lookup: Lookup,
+    learned: Arc<Learned>,
+    outputs: Outputs,
+    inbox: Vec<(Origin, Frame)>,
+    /// Version of the tables' segments and remotes that the tunnel knows.
+    endpoints_version: u64,
+    index: usize,
+    workers: usize,
+}
+
+impl Worker {
+    /// Worker `index` of `workers`; `seed` keys its hash tables.
+    pub fn new(
+        index: usize,
+        workers: usize,
+        publisher: &Arc<Publisher>,
+        learned: Arc<Learned>,
+        seed: u64,
+        waker: Arc<Waker>,
+    ) -> io::Result<Self> {
+        let epoll = Epoll::new()?;
+        epoll.add(&*waker, TOKEN_WAKER, Interest::Read)?;
+        let datapath = Datapath {
+            lookup: Lookup::new(seed, &LIMITS),
+            learned,
+            outputs: Outputs::new(),
+            inbox: Vec::with_capacity(BURST_FRAMES),
+            endpoints_version: u64::MAX,
+            index,
+            workers,
+        };
+        let (unpolled, ready) = (Vec::new(), Vec::new());
+        Ok(Self { reader: publisher.reader(index), datapath, epoll, waker, polled: 0, unpolled, ready })
+    }
+
+    /// One round without waiting; how many frames came in.
+    pub fn step(&mut self, now: Instant) -> usize {
+        let waited = if self.polled > 0 { self.wait(Some(Duration::ZERO)).map(drop) } else { Ok(self.look()) };
+        if waited.is_err() {
+            return 0;
+        }
+        self.round(now)
+    }
+
+    /// Waits until there is something to do; none waits for ever. Ports without a descriptor do not wake it.
+    pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<Wake> {
+        self.look();
+        let mut wake = Wake::Frames;
+        for event in self.epoll.wait(timeout)? {
+            match event.token {
+                TOKEN_WAKER => {
+                    self.waker.drain();
+                    wake = Wake::Order;
+                }
+                TOKEN_UNDERLAY => self.ready.push(Ready::Underlay),
+                token => self.ready.push(Ready::Port {
+                    id: PortId((token >> 16) as u32),
+                    queue: (token & 0xffff) as usize,
+                    failed: event.gone,
+                }),
+            }
+        }
+        Ok(wake)
+    }
+
+    /// Carries one burst of each ready queue to its end; how many frames came in.
+    pub fn round(&mut self, now: Instant) -> usize {
+        if self.ready.is_empty() {
+            return 0;
+        }
+        let tables = self.reader.begin();
+        let second = self.datapath.begin(&tables, now);
+        let mut frames = 0;
+        for ready in self.ready.drain(..) {
+            match ready {
+                Ready::Port { id, queue, failed } => self.datapath.receive_port(id, queue, failed),
+                Ready::Underlay => self.datapath.receive_underlay(now),
+            }
+            frames += self.datapath.inbox.len();
+            let mut inbox = mem::take(&mut self.datapath.inbox);
+            for (origin, frame) in inbox.drain(..) {
+                self.datapath.forward(&tables, second, now, origin, frame);
+            }
+            self.datapath.inbox = inbox;
+            self.datapath.outputs.flush();
+            if let Ready::Port { id, .. } = ready
+                && let Some(port) = self.datapath.outputs.ports.get(id).filter(|port| port.gone)
+            {
+                forget_queues(&self.epoll, &mut self.polled, port);
+            }
+        }
+        self.datapath.outputs.counters.io.rounds += u64::from(frames > 0);
+        frames
+    }
+
+    /// Does what it is told; to be called between two rounds only.
+    pub fn command(&mut self, command: &Command) -> Reply {
+        // What was seen ready may be another device by the end of this; the kernel tells again.
+        self.ready.clear();
+        match command {
+            Command::Attach(attached) => done(self.attach(attached)),
+            Command::Detach(id) => {
+                self.detach(*id);
+                Reply::Done
+            }
+            Command::AttachUnderlay(underlay) => done(self.attach_underlay(underlay)),
+            Command::Report => Reply::Report(Box::new(self.datapath.report())),
+        }
+    }
+
+    /// Ports and sockets that no descriptor tells about.
+    fn look(&mut self) {
+        self.ready.clear();
+        for id in &self.unpolled {
+            if self.datapath.outputs.ports.get(*id).is_some_and(|port| port.attached.may_be_ready() && !port.gone) {
+                self.ready.push(Ready::Port { id: *id, queue: 0, failed: false });
+            }
+        }
+        if self.datapath.outputs.tunnel.as_ref().is_some_and(Tunnel::has_memory_input) {
+            self.ready.push(Ready::Underlay);
+        }
+    }
+
+    fn attach(&mut self, attached: &Arc<Attached>) -> io::Result<()> {
+        let id = attached.device.id;
+        let rx_queues = attached.rx_queues(self.datapath.index, self.datapath.workers);
+        let tx_queue = attached.tx_queue(self.datapath.index);
+        let out = Vec::with_capacity(BURST_FRAMES);
+        let port = Port {
+            attached: attached.clone(),
+            rx_queues: rx_queues.clone(),
+            tx_queue,
+            gone: false,
+            out,
+            answers: None,
+        };
+        // In the table first: whoever refuses the rest is told to detach it.
+        self.datapath.outputs.ports.insert(id, port);
+        for queue in rx_queues {
+            match attached.pollable(queue) {
+                Some(fd) => {
+                    self.epoll.add(fd, u64::from(id.0) << 16 | queue as u64, Interest::Read)?;
+                    self.polled += 1;
+                }
+                None => self.unpolled.push(id),
+            }
+        }
+        Ok(())
+    }
+
+    fn detach(&mut self, id: PortId) {
+        if let Some(port) = self.datapath.outputs.ports.remove(id) {
+            if !port.gone {
+                forget_queues(&self.epoll, &mut self.polled, &port);
+            }
+            self.unpolled.retain(|unpolled| *unpolled != id);
+            self.datapath.outputs.counters.forget_port(id);
+        }
+    }
+
+    fn attach_underlay(&mut self, attached: &Arc<AttachedUnderlay>) -> io::Result<()> {
+        let index = self.datapath.index;
+        if let Some(mut former) = self.datapath.outputs.tunnel.take() {
+            former.release(&mut self.datapath.outputs.pool);
+            if former.rx_fd().is_some_and(|fd| self.epoll.remove(fd).is_ok()) {
+                self.polled -= 1;
+            }
+        }
+        let tunnel = Tunnel::new(attached.clone(), index);
+        if let Some(fd) = tunnel.rx_fd() {
+            self.epoll.add(fd, TOKEN_UNDERLAY, Interest::Read)?;
+            self.polled += 1;
+        }
+        self.datapath.outputs.tunnel = Some(tunnel);
+        self.datapath.endpoints_version = u64::MAX;
+        Ok(())
+    }
+}
+
+impl Datapath {
+    /// What is looked at once per round.
+    fn begin(&mut self, tables: &Tables, now: Instant) -> Second {
+        if self.endpoints_version != tables.endpoints_version() {
+            self.endpoints_version = tables.endpoints_version();
+            if let Some(tunnel) = &mut self.outputs.tunnel {
+                tunnel.admit(tables, now);
+            }
+        }
+        self.learned.second(now)
+    }
+
+    /// One burst of one queue into the inbox.
+    fn receive_port(&mut self, id: PortId, queue: usize, failed: bool) {
+        let Outputs { ports, pool, counters, .. } = &mut self.outputs;
+        let Some(port) = ports.get_mut(id).filter(|port| !port.gone) else { return };
+        let (mut frames, mut bytes) = (0, 0);
+        let source = DropSource::Port(id);
+        while frames < BURST_FRAMES && bytes < BURST_BYTES {
+            // Without a buffer the frame stays in the device's queue, where its own counter counts it when it is lost.
+            let Some(mut frame) = pool.take() else { break };
+            counters.io.port_reads += 1;
+            let rx = port.attached.receive(queue, &mut frame);
+            if matches!(rx, Rx::Frame | Rx::Bad(_)) {
+                frames += 1;
+                bytes += frame.len();
+                counters.received(id, frame.len());
+                counters.io.rx_super_frames += u64::from(frame.offload.gso.is_some());
+            }
+            match rx {
+                Rx::Frame => self.inbox.push((Origin::Port(id), frame)),
+                Rx::Bad(reason) => {
+                    counters.dropped(source, reason, &Arc::default());
+                    pool.give(frame);
+                }
+                Rx::Empty | Rx::Gone => {
+                    pool.give(frame);
+                    // A TAP reports an error only when it exists no more.
+                    let dead = failed && frames == 0 && port.attached.device.kind == PortKind::Tap;
+                    port.gone |= rx == Rx::Gone || dead;
+                    break;
+                }
+            }
+        }
+    }
+
+    fn receive_underlay(&mut self, now: Instant) {
+        let Outputs { tunnel, pool, counters, .. } = &mut self.outputs;
+        if let Some(tunnel) = tunnel {
+            tunnel.receive(now, pool, counters, &mut self.inbox);
+        }
+    }
+
+    /// One frame: parse, classify, execute.
+    fn forward(&mut self, tables: &Tables, second: Second, now: Instant, origin: Origin, frame: Frame) {
+        if let Origin::Port(id) = origin
+            && !tables.port(id).is_some_and(|config| config.live)
+        {
+            return self.outputs.drop(origin.source(), DropReason::PortDark, frame);
+        }
+        let key = match parse(frame.bytes(), origin.ingress()) {
+            Ok(parsed) => parsed.key,
+            Err(reason) => return self.outputs.drop(origin.source(), reason, frame),
+        };
+        let verdict = self.lookup.classify(tables, &self.learned, &key, frame.len(), second);
+        self.outputs.execute(Flight { tables, now, key: &key, origin }, verdict, frame);
+    }
+
+    fn report(&mut self) -> WorkerReport {
+        self.lookup.flush();
+        let CacheCounts { exact, wildcard, tables, stale, evicted } = self.lookup.counts();
+        let Outputs { counters, ports, tunnel, .. } = &self.outputs;
+        WorkerReport {
+            ledger: counters.ledger,
+            ports: ports.iter().map(|(id, _)| (id, counters.read_port(id))).collect(),
+            gone: ports.iter().filter(|(_, port)| port.gone).map(|(id, _)| id).collect(),
+            drops: counters.drop_rows(),
+            io: counters.io,
+            cache: [
+                ("exact", exact),
+                ("wildcard", wildcard),
+                ("tables", tables),
+                ("stale", stale),
+                ("evicted", evicted),
+            ],
+            rung: tunnel.as_ref().map(Tunnel::rung),
+            rungs_not_taken: tunnel.as_ref().map(Tunnel::rungs_not_taken).unwrap_or_default(),
+        }
+    }
+}
+
+impl Origin {
+    pub(crate) const fn source(self) -> DropSource {
+        match self {
+            Self::Port(id) => DropSource::Port(id),
+            Self::Remote { remote, .. } => DropSource::Remote(remote),
+        }
+    }
+
+    const fn ingress(self) -> Ingress {
+        match self {
+            Self::Port(id) => Ingress { in_port: id.0, remote: 0, vni: 0 },
+            Self::Remote { remote, vni } => Ingress { in_port: 0, remote: remote.0, vni: vni.get() },
+        }
+    }
+}
+
+impl Reply {
+    /// The report, if it is one.
+    pub fn report(self) -> Option<WorkerReport> {
+        if let Self::Report(report) = self { Some(*report) } else { None }
+    }
+
+    /// Why it was not done, if it was not.
+    pub fn refusal(self) -> Option<String> {
+        if let Self::Refused(why) = self { Some(why) } else { None }
+    }
+}
+
+fn done(result: io::Result<()>) -> Reply {
+    match result {
+        Ok(()) => Reply::Done,
+        Err(error) => Reply::Refused(format!("a worker cannot wait for the descriptor: {error}")),
+    }
+}
+
+/// Duplicates of the descriptors are open elsewhere, so closing ours would not take them out of the set.
+fn forget_queues(epoll: &Epoll, polled: &mut usize, port: &Port) {
+    for fd in port.rx_queues.iter().filter_map(|queue| port.attached.pollable(*queue)) {
+        // Refused only when it is not in the set.
+        *polled -= usize::from(epoll.remove(fd).is_ok());
+    }
+}
+
+const TOKEN_WAKER: u64 = u64::MAX;
+const TOKEN_UNDERLAY: u64 = u64::MAX - 1;
+/// Frames of one port's burst.
+const BURST_FRAMES: usize = 32;
+/// Bytes of one port's burst, so that super-frames stay in the cache and other ports get their turn.
+const BURST_BYTES: usize = 256 << 10;

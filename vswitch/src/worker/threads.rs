@@ -1,0 +1,139 @@
+//! Workers as threads: each sleeps in epoll until a queue, a socket or an order wakes it.
+//!
+//! Orders are taken between two rounds, so whoever is answered knows that no frame is in the middle of anything. A
+//! panic in a worker ends the process: the agent starts another one with the same descriptors.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use weft_sys::epoll::Waker;
+use weft_sys::process;
+
+use super::{Command, Reply, Wake, Worker};
+use crate::control::{Fleet, FleetError};
+use crate::learn::Learned;
+use crate::limits::LIMITS;
+use crate::publish::Publisher;
+use crate::tables::Tables;
+
+/// The worker threads of a process.
+#[derive(Debug)]
+pub struct Threads {
+    handles: Vec<Handle>,
+}
+
+#[derive(Debug)]
+struct Handle {
+    orders: SyncSender<Order>,
+    waker: Arc<Waker>,
+    thread: Option<JoinHandle<()>>,
+}
+
+enum Order {
+    Do(Command, SyncSender<Reply>),
+    Stop,
+}
+
+impl Threads {
+    /// Starts `workers` threads, pinned to a CPU each where there are enough.
+    pub fn start(workers: usize, now: Instant) -> io::Result<(Self, Arc<Publisher>, Arc<Learned>)> {
+        let seed = seed(now);
+        let publisher = Publisher::new(Tables::new(seed), workers);
+        let learned = Arc::new(Learned::new(now, &LIMITS));
+        let pin = process::cpus() >= workers && workers > 1;
+        let mut handles = Vec::new();
+        for index in 0..workers {
+            let waker = Arc::new(Waker::new()?);
+            let worker = Worker::new(index, workers, &publisher, learned.clone(), seed, waker.clone())?;
+            let (orders, receiver) = sync_channel(1);
+            let body = move || {
+                if pin {
+                    // Not fatal: a container may forbid it, and the scheduler does well enough.
+                    let _ = process::pin_to_cpu(index);
+                }
+                run(worker, &receiver);
+            };
+            let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(body)?;
+            handles.push(Handle { orders, waker, thread: Some(thread) });
+        }
+        Ok((Self { handles }, publisher, learned))
+    }
+
+    /// Ends all threads at their next batch boundary.
+    pub fn stop(&mut self) {
+        for handle in &self.handles {
+            if handle.orders.send(Order::Stop).is_ok() {
+                handle.waker.wake();
+            }
+        }
+        for thread in self.handles.iter_mut().filter_map(|handle| handle.thread.take()) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Fleet for Threads {
+    fn workers(&self) -> usize {
+        self.handles.len()
+    }
+
+    fn ask(&mut self, command: &Command) -> Result<Vec<Reply>, FleetError> {
+        let silent = |worker| FleetError::Silent { worker, waited: ANSWER_MAX };
+        let mut answers = Vec::with_capacity(self.handles.len());
+        for (index, handle) in self.handles.iter().enumerate() {
+            let (answer, answers_here) = sync_channel(1);
+            // A worker that still has an order in its queue hangs.
+            handle.orders.try_send(Order::Do(command.clone(), answer)).map_err(|_| silent(index))?;
+            handle.waker.wake();
+            answers.push(answers_here);
+        }
+        let receive =
+            |(index, answer): (usize, Receiver<Reply>)| answer.recv_timeout(ANSWER_MAX).map_err(|_| silent(index));
+        answers.into_iter().enumerate().map(receive).collect()
+    }
+}
+
+fn run(mut worker: Worker, orders: &Receiver<Order>) {
+    let _guard = AbortOnPanic;
+    loop {
+        let wake = match worker.wait(None) {
+            Ok(wake) => wake,
+            Err(error) => {
+                tracing::error!(%error, "epoll failed");
+                std::process::abort();
+            }
+        };
+        if wake == Wake::Order {
+            while let Ok(order) = orders.try_recv() {
+                match order {
+                    // Nobody waits for the answer any more: no reason to stop.
+                    Order::Do(command, answer) => drop(answer.try_send(worker.command(&command))),
+                    Order::Stop => return,
+                }
+            }
+        }
+        worker.round(Instant::now());
+    }
+}
+
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+/// A seed for hash tables that nobody outside can guess.
+fn seed(now: Instant) -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(now)
+}
+
+/// How long a worker may take to come to the end of a burst.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
