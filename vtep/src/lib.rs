@@ -12,3 +12,6 @@ pub mod ecn;
 pub mod encap;
 pub mod mtu;
 pub mod plan;
+
+#[cfg(test)]
+mod testing;
