@@ -58,6 +58,15 @@ impl<'a> EthernetView<'a> {
         MacAddr([h[6], h[7], h[8], h[9], h[10], h[11]])
     }
 
+    /// Both addresses as [`MacAddr::to_u64`] has them, destination first: two loads instead of twelve.
+    #[inline]
+    pub(crate) fn addresses(&self) -> (u64, u64) {
+        let h = self.head;
+        let dst = u64::from_be_bytes([h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7]]) >> 16;
+        let src = u64::from_be_bytes([h[4], h[5], h[6], h[7], h[8], h[9], h[10], h[11]]) & 0xffff_ffff_ffff;
+        (dst, src)
+    }
+
     /// The type field as it stands; a tag's type when there is a tag, a length when it is below [`ETHERTYPE_MIN`].
     #[inline]
     pub fn ethertype(&self) -> u16 {

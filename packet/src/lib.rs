@@ -35,4 +35,4 @@ pub use drop_reason::DropReason;
 pub use frame::{Csum, Frame, FramePool, Gso, GsoKind, Offload};
 pub use key::{Field, FlowKey, FlowMask};
 pub use layout::Layout;
-pub use parse::{Ingress, Parsed, flow_hash, parse};
+pub use parse::{Ingress, Parsed, flow_hash, parse, parse_into};

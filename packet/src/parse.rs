@@ -7,7 +7,7 @@
 use crate::addr::MacAddr;
 use crate::arp::{ArpError, ArpView};
 use crate::drop_reason::DropReason;
-use crate::ethernet::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_LLC, EthernetView};
+use crate::ethernet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_LLC, ETHERTYPE_MIN, EthernetView};
 use crate::frame::FRAME_LEN_MAX;
 use crate::icmpv4::{self, Icmpv4View};
 use crate::icmpv6::{self, Icmpv6View, TYPE_NEIGHBOR_ADVERTISEMENT, TYPE_NEIGHBOR_SOLICITATION};
@@ -28,6 +28,7 @@ pub const FRAGMENT_LATER: u8 = 3;
 
 const TAGS_MAX: usize = 2;
 const VLAN_TAG_PRESENT: u16 = 0x1000;
+const GROUP_BIT: u64 = 1 << 40;
 
 /// Where a frame came from: a port, or a remote's tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -58,41 +59,50 @@ pub struct Parsed {
 /// Reads `frame`, which came from `ingress`, or says why it must be dropped.
 #[inline]
 pub fn parse(frame: &[u8], ingress: Ingress) -> Result<Parsed, DropReason> {
+    let mut parsed = Parsed::EMPTY;
+    parse_into(frame, ingress, &mut parsed)?;
+    Ok(parsed)
+}
+
+/// [`parse`] into a place that the caller has already, for the hot path: it saves moving 176 bytes. After an error
+/// `parsed` holds what was read up to there.
+#[inline]
+pub fn parse_into(frame: &[u8], ingress: Ingress, parsed: &mut Parsed) -> Result<(), DropReason> {
     if frame.len() > FRAME_LEN_MAX {
         return Err(DropReason::MalformedEthernet);
     }
     let ethernet = EthernetView::parse(frame).map_err(|_| DropReason::MalformedEthernet)?;
-    let src = ethernet.src();
-    if src.is_group() {
+    let (dst, src) = ethernet.addresses();
+    if src & GROUP_BIT != 0 {
         return Err(DropReason::GroupSource);
     }
-    if src == MacAddr::ZERO {
+    if src == 0 {
         return Err(DropReason::ZeroSource);
     }
     let mut link = Link { ethertype: ethernet.ethertype(), tci: 0, packet: ethernet.payload() };
     if vlan::is_tag(link.ethertype) {
-        link.strip_tags()?;
-    }
-    if link.ethertype < ethernet::ETHERTYPE_MIN {
-        link.ethertype = ETHERTYPE_LLC;
+        link = link.without_tags()?;
     }
     let l3 = (frame.len() - link.packet.len()) as u16;
-    let mut parsed = Parsed { key: FlowKey::ZERO, l3, l4: 0, payload: l3, ip_len: 0 };
+    *parsed = Parsed { l3, payload: l3, ..Parsed::EMPTY };
     let key = &mut parsed.key;
     key.set(Field::InPort, ingress.in_port.into());
     key.set(Field::InRemote, ingress.remote.into());
     key.set(Field::Vni, ingress.vni.into());
-    key.set(Field::EthDst, ethernet.dst().to_u64().into());
-    key.set(Field::EthSrc, src.to_u64().into());
+    key.set(Field::EthDst, dst.into());
+    key.set(Field::EthSrc, src.into());
     key.set(Field::EthType, link.ethertype.into());
     key.set(Field::VlanTci, link.tci.into());
     match link.ethertype {
-        ETHERTYPE_IPV4 => parsed.read_ipv4(link.packet)?,
-        ETHERTYPE_IPV6 => parsed.read_ipv6(link.packet)?,
-        ETHERTYPE_ARP => parsed.read_arp(link.packet)?,
-        _ => {}
+        ETHERTYPE_IPV4 => parsed.read_ipv4(link.packet),
+        ETHERTYPE_IPV6 => parsed.read_ipv6(link.packet),
+        ETHERTYPE_ARP => parsed.read_arp(link.packet),
+        ..ETHERTYPE_MIN => {
+            key.set(Field::EthType, ETHERTYPE_LLC.into());
+            Ok(())
+        }
+        _ => Ok(()),
     }
-    Ok(parsed)
 }
 
 /// A number that frames of one flow share and flows spread over, for source ports and queues.
@@ -126,7 +136,7 @@ struct Link<'a> {
 
 impl Link<'_> {
     #[cold]
-    fn strip_tags(&mut self) -> Result<(), DropReason> {
+    fn without_tags(mut self) -> Result<Self, DropReason> {
         for _ in 0..TAGS_MAX {
             if !vlan::is_tag(self.ethertype) {
                 break;
@@ -138,11 +148,14 @@ impl Link<'_> {
             self.ethertype = tag.ethertype();
             self.packet = tag.payload();
         }
-        Ok(())
+        Ok(self)
     }
 }
 
 impl Parsed {
+    /// Nothing read.
+    pub const EMPTY: Self = Self { key: FlowKey::ZERO, l3: 0, l4: 0, payload: 0, ip_len: 0 };
+
     fn read_arp(&mut self, packet: &[u8]) -> Result<(), DropReason> {
         let arp = match ArpView::parse(packet) {
             Ok(arp) => arp,

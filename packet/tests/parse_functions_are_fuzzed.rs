@@ -1,4 +1,4 @@
-//! Every public `parse` function of the crate is run on a million mutated frames and must not panic; a function that
+//! Every public `parse` or `decode` function of the crate is run on a million mutated frames and must not panic; a function that
 //! nobody entered in the table fails the first test.
 //!
 //! `SEED=n` replays a run; the seed is printed with every failure.
@@ -18,7 +18,7 @@ const MUTATIONS: usize = 1_000_000;
 fn every_public_parse_function_has_a_fuzz_entry() {
     let mut found = vec![];
     scan(Path::new(env!("CARGO_MANIFEST_DIR")).join("src").as_path(), &mut found);
-    assert!(found.len() >= 14, "the scan finds the functions: {found:?}");
+    assert!(found.len() >= 16, "the scan finds the functions: {found:?}");
     let entered = |name: &String| fuzz_entries::ENTRIES.iter().any(|(entry, _)| entry == name);
     let missing: Vec<_> = found.iter().filter(|name| !entered(name)).collect();
     assert!(missing.is_empty(), "add to tests/fuzz_entries/mod.rs: {missing:?}");
@@ -71,7 +71,7 @@ fn scan(folder: &Path, found: &mut Vec<String>) {
     }
 }
 
-/// The public functions whose name starts with `parse`, as `file::Type::function`, in front of the tests.
+/// The public functions whose name starts with `parse` or `decode`, as `file::Type::function`, in front of the tests.
 fn parse_functions(file: &str, source: &str) -> Vec<String> {
     let mut owner = None;
     let mut found = vec![];
@@ -83,7 +83,7 @@ fn parse_functions(file: &str, source: &str) -> Vec<String> {
         }
         let text = line.trim_start();
         let Some(rest) = text.strip_prefix("pub fn ").or_else(|| text.strip_prefix("pub const fn ")) else { continue };
-        if !rest.starts_with("parse") {
+        if !rest.starts_with("parse") && !rest.starts_with("decode") {
             continue;
         }
         let function = rest.split(['(', '<']).next().unwrap_or(rest);

@@ -18,7 +18,7 @@ use weft_packet::tcp::TcpView;
 use weft_packet::udp::UdpView;
 use weft_packet::vlan::VlanView;
 use weft_packet::vxlan::VxlanView;
-use weft_packet::{Frame, FramePool, Ingress, Layout, MacAddr, reply};
+use weft_packet::{Frame, FramePool, Ingress, Layout, MacAddr, Parsed, reply, vnet};
 
 macro_rules! entries {
     ($($test:ident $name:literal => $entry:expr;)+) => {
@@ -89,8 +89,20 @@ entries! {
         black_box((&bytes[l3..], &bytes[l4..], &bytes[payload..], &bytes[l3..l3 + parsed.ip_len as usize]));
         assert!(l3 <= payload && (l4 == 0 || (l3 < l4 && l4 < payload)));
     };
+    frame_into "parse::parse_into" => |bytes| {
+        let mut used = Parsed { l3: 1, l4: 2, payload: 3, ip_len: 4, ..Parsed::EMPTY };
+        let outcome = weft_packet::parse_into(bytes, Ingress::default(), &mut used);
+        assert_eq!(outcome.map(|()| used), weft_packet::parse(bytes, Ingress::default()));
+    };
     layout "layout::Layout::of" => |bytes| {
         black_box(Layout::of(bytes));
+    };
+    vnet "vnet::decode" => |bytes| {
+        let Some((header, frame)) = bytes.split_first_chunk() else { return };
+        let _ = vnet::decode(header, frame).map(|offload| black_box(vnet::encode(offload, frame)));
+        // Small numbers in a header are what makes sense for a frame, and random bytes rarely are.
+        let small = header.map(|byte| byte & 0x47);
+        let _ = vnet::decode(&small, bytes).map(|offload| black_box(vnet::encode(offload, bytes)));
     };
     arp_reply "reply::arp_reply" => |bytes| {
         with_frame(|out| _ = reply::arp_reply(bytes, MacAddr([2; 6]), out));
