@@ -4,6 +4,7 @@
 //! the median of the ratios counts. A round in which the hypervisor took more than 2 % of the time away is repeated.
 
 mod contender;
+mod instructions;
 mod lab;
 mod measure;
 mod report;
@@ -47,6 +48,9 @@ fn main() -> Result<()> {
     }
     if wanted("lab") {
         report.facts.extend(lab::facts(&args.weft, args.rounds)?);
+    }
+    if wanted("instructions") {
+        report.facts.extend(instructions::facts(&args.weft.with_file_name("weft-bench-classify"))?);
     }
     report.print();
     if let Some(path) = &args.json {
