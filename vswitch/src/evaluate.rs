@@ -412,3 +412,6 @@ impl<'a> Walk<'a> {
         self.result
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -87,9 +87,12 @@ impl Publisher {
     /// Applies a bundle. When it returns `Ok`, no frame meets the old program any more.
     pub fn apply(&self, bundle: &Bundle, patience: Duration) -> Result<Arc<Tables>, PublishError> {
         let _one_writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let tables = Arc::new(self.current().apply(bundle).map_err(PublishError::Refused)?);
+        // Held until no worker can be the last to hold it: freeing a large program takes longer than a burst.
+        let old = self.current();
+        let tables = Arc::new(old.apply(bundle).map_err(PublishError::Refused)?);
         self.current.store(Arc::clone(&tables));
         self.quiesce(patience)?;
+        drop(old);
         Ok(tables)
     }
 
