@@ -6,6 +6,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::object::FieldError;
+
 /// What can be asked of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -252,6 +254,40 @@ pub struct FabricReport {
     pub build: String,
     /// All hosts, by name.
     pub hosts: Vec<HostStatus>,
+}
+
+/// What a request to change intent did. Objects are listed as printed: `port red/a`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct ApplyReport {
+    /// The generation in which the content of the request stands; with `dry_run` the one it was compared with.
+    pub generation: u64,
+    /// Whether nothing was done, only planned.
+    pub dry_run: bool,
+    /// Objects that were not there before.
+    pub created: Vec<String>,
+    /// Objects that were changed.
+    pub updated: Vec<String>,
+    /// Objects that are gone.
+    pub deleted: Vec<String>,
+    /// Objects that were as wanted already.
+    pub unchanged: Vec<String>,
+}
+
+/// Why a request was refused (RFC 9457).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// The sort of problem; stable, for programs: `about:blank#invalid`, `about:blank#conflict`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The sort of problem, for people.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What happened, and what to do.
+    pub detail: String,
+    /// Every mistake in the request, where fields are wrong.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<FieldError>,
 }
 
 /// How far a generation of intent got.

@@ -17,7 +17,7 @@ pub use read::FieldProblem;
 pub use spec::{
     Attach, HOST_NETWORKS_MAX, HostKind, HostSpec, IFNAME_LEN_MAX, MTU_MAX, MTU_MIN_IPV4, MTU_MIN_IPV6, NetdevAttach,
     NetworkSpec, PORT_ADDRESSES_MAX, PortSpec, SubnetSpec, TapAttach, TenantSpec, UDP_PORT_DEFAULT,
-    UNDERLAY_MTU_DEFAULT,
+    UNDERLAY_MTU_DEFAULT, UNDERLAY_MTU_MAX,
 };
 
 use core::fmt;

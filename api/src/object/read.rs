@@ -10,7 +10,8 @@ use weft_packet::{MacAddr, Vni};
 use super::spec::{udp_port_default, underlay_mtu_default};
 use super::{
     Attach, Cidr, HOST_NETWORKS_MAX, Host, HostKind, HostSpec, Kind, Name, NetdevAttach, Network, NetworkRef,
-    NetworkSpec, Object, PORT_ADDRESSES_MAX, Port, PortSpec, Subnet, SubnetSpec, TapAttach, Tenant, TenantSpec,
+    NetworkSpec, Object, ObjectKey, PORT_ADDRESSES_MAX, Port, PortSpec, Subnet, SubnetSpec, TapAttach, Tenant,
+    TenantSpec,
 };
 
 /// A mistake in one field of one document.
@@ -33,11 +34,17 @@ impl fmt::Display for FieldProblem {
 impl Object {
     /// Reads a document `{kind, tenant?, name, spec}`.
     pub fn from_value(value: &Value) -> Result<Self, Vec<FieldProblem>> {
-        let mut problems = Vec::new();
-        match read_document(value, &mut problems) {
-            Some(object) if problems.is_empty() => Ok(object),
-            _ => Err(problems),
+        match Self::read(value) {
+            (Some(object), problems) if problems.is_empty() => Ok(object),
+            (_, problems) => Err(problems),
         }
+    }
+
+    /// Reads a document as far as it can be read. An object with problems lacks the fields that are bad; it is there
+    /// to look for more mistakes in it.
+    pub fn read(value: &Value) -> (Option<Self>, Vec<FieldProblem>) {
+        let mut problems = Vec::new();
+        (read_document(value, &mut problems), problems)
     }
 
     /// What a document calls itself, as far as it can be read: `port red/a`, `port`, or nothing.
@@ -49,6 +56,20 @@ impl Object {
             (_, Some(name)) => format!("{} {name}", kind.word()),
             _ => kind.word().to_owned(),
         }
+    }
+}
+
+impl ObjectKey {
+    /// Reads whose key a document has; its spec is not looked at.
+    pub fn from_value(value: &Value) -> Result<Self, Vec<FieldProblem>> {
+        let mut problems = Vec::new();
+        let key = Fields::open(value, "", &mut problems).and_then(|mut fields| {
+            let kind = fields.required("kind", read_kind)?;
+            let tenant = if kind.is_scoped() { Some(fields.required("tenant", parse::<Name>)) } else { None };
+            let name = fields.required("name", parse::<Name>)?;
+            Some(Self { kind, tenant: tenant.map_or(Some(None), |tenant| tenant.map(Some))?, name })
+        });
+        key.ok_or(problems)
     }
 }
 
@@ -112,7 +133,7 @@ fn read_network(mut fields: Fields<'_>) -> Option<NetworkSpec> {
     });
     let mtu = fields.optional("mtu", read_number);
     fields.close();
-    Some(NetworkSpec { vni: vni?, mtu: mtu? })
+    Some(NetworkSpec { vni, mtu })
 }
 
 fn read_subnet(mut fields: Fields<'_>) -> Option<SubnetSpec> {
@@ -120,7 +141,7 @@ fn read_subnet(mut fields: Fields<'_>) -> Option<SubnetSpec> {
     let cidr = fields.required("cidr", parse::<Cidr>);
     let gateway = fields.optional("gateway", read_address);
     fields.close();
-    Some(SubnetSpec { network: network?, cidr: cidr?, gateway: gateway? })
+    Some(SubnetSpec { network: network?, cidr: cidr?, gateway })
 }
 
 fn read_host(mut fields: Fields<'_>) -> Option<HostSpec> {
@@ -137,9 +158,9 @@ fn read_host(mut fields: Fields<'_>) -> Option<HostSpec> {
     Some(HostSpec {
         kind: kind?,
         address: address?,
-        udp_port: udp_port?.unwrap_or_else(udp_port_default),
-        mtu: mtu?.unwrap_or_else(underlay_mtu_default),
-        networks: networks?.unwrap_or_default(),
+        udp_port: udp_port.unwrap_or_else(udp_port_default),
+        mtu: mtu.unwrap_or_else(underlay_mtu_default),
+        networks: networks.unwrap_or_default(),
     })
 }
 
@@ -155,7 +176,7 @@ fn read_port(mut fields: Fields<'_>) -> Option<PortSpec> {
     let path = fields.path("attach");
     let attach = attach.and_then(|value| read_attach(&value, &path, fields.problems));
     fields.close();
-    Some(PortSpec { network: network?, mac: mac?, addresses: addresses?, host: host?, attach: attach? })
+    Some(PortSpec { network: network?, mac, addresses, host: host?, attach: attach? })
 }
 
 fn read_attach(value: &Value, path: &str, problems: &mut Vec<FieldProblem>) -> Option<Attach> {
@@ -171,7 +192,7 @@ fn read_attach(value: &Value, path: &str, problems: &mut Vec<FieldProblem>) -> O
         let netns = fields.optional("netns", |value| read_text(value).map(str::to_owned));
         let ifname = fields.required("ifname", |value| read_text(value).map(str::to_owned));
         fields.close();
-        return Some(Attach::Tap(TapAttach { netns: netns?, ifname: ifname? }));
+        return Some(Attach::Tap(TapAttach { netns, ifname: ifname? }));
     }
     let mut fields = Fields::open(&netdev?, &format!("{path}.netdev"), problems)?;
     let name = fields.required("name", |value| read_text(value).map(str::to_owned));
@@ -208,26 +229,18 @@ impl<'a> Fields<'a> {
         self.taken.as_ref()
     }
 
+    /// Reads a field that must be there.
     fn required<T>(&mut self, field: &'static str, read: impl FnOnce(&Value) -> Result<T, Wrong>) -> Option<T> {
-        match self.optional(field, read)? {
-            Some(value) => Some(value),
-            None => {
-                self.problem(field, "is missing", "add it");
-                None
-            }
-        }
+        let Some(value) = self.take(field) else {
+            self.problem(field, "is missing", "add it");
+            return None;
+        };
+        read(value).map_err(|(why, fix)| self.problem(field, &why, &fix)).ok()
     }
 
-    /// `None` when the field is bad, `Some(None)` when it is left out.
-    fn optional<T>(&mut self, field: &'static str, read: impl FnOnce(&Value) -> Result<T, Wrong>) -> Option<Option<T>> {
-        let Some(value) = self.take(field) else { return Some(None) };
-        match read(value) {
-            Ok(value) => Some(Some(value)),
-            Err((why, fix)) => {
-                self.problem(field, &why, &fix);
-                None
-            }
-        }
+    /// Reads a field that may be left out; one that is bad counts as left out from here on.
+    fn optional<T>(&mut self, field: &'static str, read: impl FnOnce(&Value) -> Result<T, Wrong>) -> Option<T> {
+        read(self.take(field)?).map_err(|(why, fix)| self.problem(field, &why, &fix)).ok()
     }
 
     /// As [`Self::optional`], for a list; each bad item is a problem of its own.
@@ -236,11 +249,10 @@ impl<'a> Fields<'a> {
         field: &'static str,
         len_max: usize,
         read: impl Fn(&Value) -> Result<T, Wrong>,
-    ) -> Option<Option<Vec<T>>> {
-        let items = match self.take(field) {
-            None => return Some(None),
-            Some(Value::Array(items)) => items.clone(),
-            Some(other) => {
+    ) -> Option<Vec<T>> {
+        let items = match self.take(field)? {
+            Value::Array(items) => items.clone(),
+            other => {
                 let (why, fix) = mistyped("a list", other);
                 self.problem(field, &why, &fix);
                 return None;
@@ -257,7 +269,7 @@ impl<'a> Fields<'a> {
                 Err((why, fix)) => self.problem(&format!("{field}[{index}]"), &why, &fix),
             }
         }
-        (list.len() == items.len()).then_some(Some(list))
+        (list.len() == items.len()).then_some(list)
     }
 
     fn path(&self, field: &str) -> String {

@@ -21,8 +21,10 @@ pub const IFNAME_LEN_MAX: usize = 15;
 pub const MTU_MIN_IPV4: u16 = 68;
 /// The smallest MTU that IPv6 works over (RFC 8200, section 5).
 pub const MTU_MIN_IPV6: u16 = 1280;
-/// The largest MTU, of networks and underlays alike.
+/// The largest MTU of a network.
 pub const MTU_MAX: u16 = 9000;
+/// The largest MTU of an underlay: room for a network's largest and the outer headers.
+pub const UNDERLAY_MTU_MAX: u16 = 9216;
 /// Addresses of one port at most.
 pub const PORT_ADDRESSES_MAX: usize = 64;
 /// Networks of one `kind: vtep` host at most.
@@ -132,7 +134,7 @@ pub struct HostSpec {
     pub udp_port: u16,
     /// The largest outer IP packet, in bytes.
     #[serde(default = "underlay_mtu_default")]
-    #[schema(minimum = 68, maximum = 9000, default = 1500)]
+    #[schema(minimum = 118, maximum = 9216, default = 1500)]
     pub mtu: u16,
     /// The networks that a `kind: vtep` host has; those of a `kind: weft` host follow from its ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
