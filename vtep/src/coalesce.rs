@@ -489,7 +489,7 @@ mod tests {
     }
 
     /// How a packet of a stream is disturbed on its way.
-    fn disturb(datagram: &mut Vec<u8>, how: u8) {
+    fn disturb(datagram: &mut [u8], how: u8) {
         let layout = Layout::of(datagram).unwrap();
         match how {
             0 => *datagram.last_mut().unwrap() ^= 1,
