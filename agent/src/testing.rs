@@ -2,6 +2,9 @@
 
 use weft_api::wire::proto::{self, RemoteKind, attach};
 use weft_api::wire::{HostProgram, Item};
+use weft_program::message::{Offloads, PortDevice, PortKind};
+
+use crate::work::PortRequest;
 
 pub(crate) fn program(items: &[Item]) -> HostProgram {
     items.iter().cloned().collect()
@@ -35,4 +38,18 @@ pub(crate) fn a_remote(name: &str, vnis: &[u32]) -> Item {
         owner: format!("host {name}"),
     }
     .into()
+}
+
+/// The device that a request asks for.
+pub(crate) fn device(request: &PortRequest) -> PortDevice {
+    PortDevice {
+        id: request.id,
+        name: request.name.clone(),
+        kind: PortKind::Tap,
+        fds: 1,
+        mtu: request.mtu,
+        offloads: Offloads::default(),
+        netns: request.place.netns_text(),
+        ifname: request.place.ifname().to_owned(),
+    }
 }
