@@ -30,7 +30,7 @@ const KEEPALIVE: Duration = Duration::from_secs(5);
 /// Streams of one connection: an agent needs one.
 const STREAMS_MAX: u32 = 4;
 /// A closed session has this long to read why.
-const LINGER: Duration = Duration::from_secs(1);
+const LINGER: Duration = Duration::from_millis(250);
 /// The metadata entry that names a host where there are no certificates.
 pub const HOST_METADATA: &str = "weft-host";
 

@@ -1,0 +1,238 @@
+//! The controller as a process: store -> compile -> hub -> sessions, and the API beside it.
+//!
+//! Crash-only: everything that must survive is in the store before anybody is told, so kill -9 at any time is a way to
+//! stop like any other. Everything else is found again: intent from the store, positions from the agents' hellos.
+
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::compile::compile;
+use crate::push::service::{Security, Sessions, serve};
+use crate::push::{Hub, Wanted};
+use crate::store::{RedbStore, Store, StoreError, store_id_from};
+
+/// What is still open this long after the end was asked for is cut off.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+const WORKER_THREADS: usize = 2;
+
+/// Where things are and who may come.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The store's file; made when it is missing.
+    pub store: PathBuf,
+    /// The API's Unix socket, for its owner only; a left-over one is replaced.
+    pub api_socket: PathBuf,
+    /// The API on TCP as well.
+    pub api_tcp: Option<ApiTcp>,
+    /// Where agents connect.
+    pub push_listen: SocketAddr,
+    /// How agents prove who they are.
+    pub push_security: PushSecurity,
+    /// What this build calls itself.
+    pub build: String,
+}
+
+/// The API on TCP: with TLS and a bearer token, or not at all.
+#[derive(Debug, Clone)]
+pub struct ApiTcp {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// The controller's certificate.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The file with the token.
+    pub token_file: PathBuf,
+}
+
+/// How agents prove who they are.
+#[derive(Debug, Clone)]
+pub enum PushSecurity {
+    /// By a certificate of the fabric's authority.
+    Tls {
+        /// The controller's certificate.
+        certificate: PathBuf,
+        /// Its key.
+        key: PathBuf,
+        /// The authority's certificate.
+        ca: PathBuf,
+    },
+    /// They do not. Refused unless the listening address is a loopback one.
+    Insecure,
+}
+
+/// Why the controller does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An address or socket cannot be had.
+    #[error("cannot listen for {what} at {at}: {source}: free it, or choose another")]
+    Listen {
+        /// Agents or API clients.
+        what: &'static str,
+        /// Where.
+        at: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Plain text in the open.
+    #[error(
+        "agents without certificates are accepted on a loopback address only, not on {0}: use `weft pki init` and TLS"
+    )]
+    Insecure(SocketAddr),
+    /// A file cannot be used.
+    #[error("{path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The certificates cannot be used.
+    #[error("the certificates for agents cannot be used: {0}: make new ones with `weft pki init`")]
+    Tls(tonic::transport::Error),
+    /// The process cannot start its threads or handle signals.
+    #[error("cannot start: {0}")]
+    Start(#[from] std::io::Error),
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub fn run(config: Config) -> Result<(), RunError> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(WORKER_THREADS).enable_all().build()?;
+    let result = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let stop = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        Controller::open(config).await?.serve(stop).await
+    });
+    runtime.shutdown_timeout(STOP_TIMEOUT);
+    result
+}
+
+/// A controller with its store open and its addresses bound.
+pub struct Controller {
+    store: Arc<dyn Store>,
+    sessions: Arc<Sessions>,
+    push: TcpListener,
+    security: Security,
+}
+
+impl Controller {
+    /// Opens the store and binds everything, so that what can be wrong with a configuration is wrong at the start.
+    pub async fn open(config: Config) -> Result<Self, RunError> {
+        if matches!(config.push_security, PushSecurity::Insecure) && !config.push_listen.ip().is_loopback() {
+            return Err(RunError::Insecure(config.push_listen));
+        }
+        // Another part of the process may have chosen already; both know ring only.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let security = read_security(&config.push_security)?;
+        make_parent(&config.store)?;
+        let (id, instance) = (random_id()?, random_id()?);
+        let store: Arc<dyn Store> = Arc::new(RedbStore::open(&config.store, || id)?);
+        let listen = |what, at: SocketAddr| move |source| RunError::Listen { what, at: at.to_string(), source };
+        let push = TcpListener::bind(config.push_listen).await.map_err(listen("agents", config.push_listen))?;
+        let sessions = Sessions::new(Hub::new(store.store_id().to_owned(), instance, config.build.clone()));
+        Ok(Self { store, sessions, push, security })
+    }
+
+    /// Where agents connect: of use where the port was left to the system.
+    pub fn push_addr(&self) -> std::io::Result<SocketAddr> {
+        self.push.local_addr()
+    }
+
+    /// Where intent lives.
+    pub fn store(&self) -> Arc<dyn Store> {
+        self.store.clone()
+    }
+
+    /// All sessions.
+    pub fn sessions(&self) -> Arc<Sessions> {
+        self.sessions.clone()
+    }
+
+    /// Serves until `stop` resolves. Nobody is let in before the first compile: a host is refused only when it is
+    /// really not declared.
+    pub async fn serve(self, stop: impl Future<Output = ()>) -> Result<(), RunError> {
+        let mut watch = self.store.watch(0);
+        bring(&self.store, &self.sessions).await;
+        let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
+        let push = serve(self.sessions.clone(), self.push, self.security, async { drop(stopped.await) });
+        let mut push = tokio::spawn(push);
+        tracing::info!(store = self.store.store_id(), "controller is up");
+        let follow = async {
+            while watch.next().await.is_some() {
+                while watch.try_next().is_some() {}
+                bring(&self.store, &self.sessions).await;
+            }
+        };
+        tokio::select! {
+            () = follow => {}
+            () = self.sessions.keep_time() => {}
+            () = stop => {}
+            ended = &mut push => return flatten(ended),
+        }
+        tracing::info!("controller stops: hosts keep their programs");
+        drop(stopping);
+        self.sessions.close_all();
+        match tokio::time::timeout(STOP_TIMEOUT, push).await {
+            Ok(ended) => flatten(ended),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+fn flatten(ended: Result<Result<(), tonic::transport::Error>, tokio::task::JoinError>) -> Result<(), RunError> {
+    match ended {
+        Ok(served) => served.map_err(RunError::Tls),
+        Err(failed) => Err(RunError::Start(std::io::Error::other(failed))),
+    }
+}
+
+/// Compiles the newest intent and hands it to the hub, unless it has it.
+async fn bring(store: &Arc<dyn Store>, sessions: &Arc<Sessions>) {
+    let snapshot = store.snapshot();
+    let generation = snapshot.generation;
+    if generation != 0 && sessions.read(Hub::generation) == generation {
+        return;
+    }
+    match tokio::task::spawn_blocking(move || Wanted::all(compile(&snapshot))).await {
+        Ok(wanted) => sessions.intent(generation, wanted),
+        Err(failed) => tracing::error!(generation, %failed, "this intent cannot be compiled: hosts keep the last one"),
+    }
+}
+
+fn read_security(security: &PushSecurity) -> Result<Security, RunError> {
+    let read =
+        |path: &Path| std::fs::read_to_string(path).map_err(|source| RunError::File { path: path.to_owned(), source });
+    match security {
+        PushSecurity::Insecure => Ok(Security::Insecure),
+        PushSecurity::Tls { certificate, key, ca } => {
+            Ok(Security::Tls { certificate: read(certificate)?, key: read(key)?, ca: read(ca)? })
+        }
+    }
+}
+
+fn make_parent(path: &Path) -> Result<(), RunError> {
+    let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) else { return Ok(()) };
+    std::fs::create_dir_all(parent).map_err(|source| RunError::File { path: parent.to_owned(), source })
+}
+
+fn random_id() -> std::io::Result<String> {
+    let mut random = [0; 16];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
+    Ok(store_id_from(u128::from_le_bytes(random)))
+}
