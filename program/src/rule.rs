@@ -58,7 +58,8 @@ pub struct Rule {
     pub instructions: Vec<Instruction>,
     /// The API object and rule line behind it.
     pub owner: Arc<str>,
-    /// Whose cached results a change of this rule ends.
+    /// Whose cached results a change of this rule ends: it matches only frames that entered by a port or with a VNI of
+    /// this domain's segments. A rule that others can match too, such as a table's default, says 0.
     pub domain: DomainId,
 }
 

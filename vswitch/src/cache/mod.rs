@@ -215,6 +215,8 @@ mod tests {
     use std::time::Instant;
 
     use proptest::prelude::*;
+    use weft_packet::{DropReason, Field};
+    use weft_program::{Action, Bundle, DomainId, Instruction, Match, Op, Rule, RuleKey, TableId};
 
     use super::*;
     use crate::limits::LIMITS;
@@ -268,7 +270,7 @@ mod tests {
                 _ => {
                     let mut key = dice.pick(&keys);
                     if dice.one_in(8) {
-                        key.set(weft_packet::Field::IpTtl, dice.pick(&[1, 64, 255]));
+                        key.set(Field::IpTtl, dice.pick(&[1, 64, 255]));
                     }
                     let len = 60 + dice.below(1000);
                     assert_eq!(on.steps(&key, len, now), off.steps(&key, len, now), "{key:?}");
@@ -316,5 +318,68 @@ mod tests {
         }
         assert_eq!(side.lookup.flows.len(), 24);
         assert!(side.lookup.counts().evicted > 1000);
+    }
+
+    /// Frames from port 1 (domain 1) and port 3 (domain 2) are dropped, each by a rule of its own; hop limit 1 by
+    /// another.
+    fn two_domains() -> Side {
+        let mut side = Side::new(1, Lookup::new(1, &LIMITS));
+        let mut program = Dice::new(1).program(0);
+        for (port, domain) in [(1, 1), (3, 2)] {
+            program.apply(Op::PutRule(drop_rule(1, Match::ANY.with(Field::InPort, port), domain)));
+        }
+        program.apply(Op::PutRule(drop_rule(9, Match::ANY.with(Field::IpTtl, 1), 0)));
+        side.tables = side.tables.apply(&whole(&program)).unwrap();
+        side
+    }
+
+    fn drop_rule(priority: u16, matches: Match, domain: u32) -> Rule {
+        let key = RuleKey { table: TableId(0), priority, matches };
+        let instructions = vec![Instruction::Apply(vec![Action::Drop(DropReason::Policy)])];
+        Rule { key, instructions, owner: format!("priority {priority}").into(), domain: DomainId(domain) }
+    }
+
+    fn frame(port: u128, ttl: u128, l4_src: u128) -> FlowKey {
+        FlowKey::ZERO.with(Field::InPort, port).with(Field::IpTtl, ttl).with(Field::L4Src, l4_src)
+    }
+
+    #[test]
+    fn a_change_of_one_domain_leaves_the_other_domains_entries_alone() {
+        let mut side = two_domains();
+        let send = |side: &mut Side| [1, 3].map(|port| side.steps(&frame(port, 64, 0), 60, Second(0)));
+        send(&mut side);
+        let put = Op::PutRule(drop_rule(5, Match::ANY.with(Field::InPort, 1), 1));
+        side.tables = side.tables.apply(&Bundle { ops: vec![put], ..Bundle::default() }).unwrap();
+        let [changed, _] = send(&mut side);
+        assert!(matches!(&changed[..], [Step::Drop { owner, .. }] if **owner == *"priority 5"));
+        assert_eq!((side.lookup.counts().stale, side.lookup.counts().exact), (1, 1));
+    }
+
+    #[test]
+    fn a_new_flow_that_no_rule_tells_apart_is_answered_by_the_wildcard_level() {
+        let mut side = two_domains();
+        (0..10).for_each(|l4_src| drop(side.steps(&frame(1, 64, l4_src), 60, Second(0))));
+        (0..10).for_each(|l4_src| drop(side.steps(&frame(1, 64, l4_src), 60, Second(0))));
+        assert_eq!(side.lookup.counts(), CacheCounts { exact: 10, wildcard: 9, tables: 1, stale: 0, evicted: 0 });
+    }
+
+    #[test]
+    fn a_field_outside_of_the_exact_key_is_checked_at_each_hit() {
+        let mut side = two_domains();
+        for ttl in [64, 1, 64, 1] {
+            let steps = side.steps(&frame(1, ttl, 0), 60, Second(0));
+            let wanted = if ttl == 1 { "priority 9" } else { "priority 1" };
+            assert!(matches!(&steps[..], [Step::Drop { owner, .. }] if **owner == *wanted));
+        }
+    }
+
+    #[test]
+    fn a_rule_is_credited_when_the_counts_are_read() {
+        let mut side = two_domains();
+        (0..5).for_each(|_| drop(side.steps(&frame(1, 64, 0), 100, Second(0))));
+        let frames = |side: &Side| side.tables.rule_reports().iter().map(|r| (r.frames, r.bytes)).max();
+        assert_eq!(frames(&side), Some((0, 0)));
+        side.lookup.flush();
+        assert_eq!(frames(&side), Some((5, 500)));
     }
 }
