@@ -18,11 +18,11 @@ pub const EXTENSIONS_MAX: usize = 8;
 pub const NEXT_ICMPV6: u8 = 58;
 /// Nothing behind this header.
 pub const NEXT_NONE: u8 = 59;
-const NEXT_HOP_BY_HOP: u8 = 0;
-const NEXT_ROUTING: u8 = 43;
-const NEXT_FRAGMENT: u8 = 44;
+pub(crate) const NEXT_HOP_BY_HOP: u8 = 0;
+pub(crate) const NEXT_ROUTING: u8 = 43;
+pub(crate) const NEXT_FRAGMENT: u8 = 44;
 const NEXT_AUTHENTICATION: u8 = 51;
-const NEXT_DESTINATION: u8 = 60;
+pub(crate) const NEXT_DESTINATION: u8 = 60;
 
 /// Why bytes are not an IPv6 packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

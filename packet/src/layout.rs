@@ -7,16 +7,9 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::checksum::Sum;
 use crate::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN};
-
-/// TCP.
-pub const PROTOCOL_TCP: u8 = 6;
-/// UDP.
-pub const PROTOCOL_UDP: u8 = 17;
-/// ICMPv6.
-pub const PROTOCOL_ICMPV6: u8 = 58;
-
-/// IPv6 extension headers that are walked; a longer chain has no layout.
-const EXTENSIONS_MAX: usize = 8;
+use crate::ipv4::{PROTOCOL_TCP, PROTOCOL_UDP};
+use crate::ipv6::{EXTENSIONS_MAX, NEXT_DESTINATION, NEXT_FRAGMENT, NEXT_HOP_BY_HOP, NEXT_ICMPV6, NEXT_ROUTING};
+use crate::{tcp, udp};
 
 /// Offsets into one frame, from its Ethernet header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +50,10 @@ impl Layout {
         let header = frame.get(l3..l3 + 20)?;
         let header_len = usize::from(header[0] & 0xf) * 4;
         let total_len = usize::from(word(header, 2)?);
-        let lies = header[0] >> 4 != 4 || header_len < 20 || header_len > total_len || l3 + total_len > frame.len();
+        let lies = header[0] >> 4 != 4
+            || header_len < tcp::HEADER_LEN
+            || header_len > total_len
+            || l3 + total_len > frame.len();
         if lies {
             return None;
         }
@@ -83,10 +79,10 @@ impl Layout {
         for _ in 0..=EXTENSIONS_MAX {
             let extension = frame.get(l4..end)?;
             let len = match protocol {
-                0 | 60 | 135 => 8 + 8 * usize::from(*extension.get(1)?),
+                NEXT_HOP_BY_HOP | NEXT_DESTINATION => 8 + 8 * usize::from(*extension.get(1)?),
                 // With segments left the final destination is not in the header: the sum is not ours to know.
-                43 if *extension.get(3)? == 0 => 8 + 8 * usize::from(*extension.get(1)?),
-                44 => {
+                NEXT_ROUTING if *extension.get(3)? == 0 => 8 + 8 * usize::from(*extension.get(1)?),
+                NEXT_FRAGMENT => {
                     let place = word(extension, 2)?;
                     fragment |= place & 0xfff9 != 0;
                     later_fragment |= place & 0xfff8 != 0;
@@ -132,20 +128,20 @@ impl Layout {
     pub fn payload(&self, frame: &[u8]) -> Option<usize> {
         let len = match self.protocol {
             _ if self.fragment => return None,
-            PROTOCOL_UDP => 8,
+            PROTOCOL_UDP => udp::HEADER_LEN,
             PROTOCOL_TCP => usize::from(frame.get(self.l4 + 12)? >> 4) * 4,
             _ => return None,
         };
-        let cut = self.protocol == PROTOCOL_TCP && len < 20 || self.l4 + len > self.end;
+        let cut = self.protocol == PROTOCOL_TCP && len < tcp::HEADER_LEN || self.l4 + len > self.end;
         (!cut).then_some(self.l4 + len)
     }
 
     /// How far behind the L4 header its check field lies, for the protocols whose sum covers the pseudo-header.
     pub fn check_offset(&self) -> Option<usize> {
         let offset = match (self.protocol, self.v6) {
-            (PROTOCOL_TCP, _) => 16,
-            (PROTOCOL_UDP, _) => 6,
-            (PROTOCOL_ICMPV6, true) => 2,
+            (PROTOCOL_TCP, _) => tcp::CHECKSUM_OFFSET,
+            (PROTOCOL_UDP, _) => udp::CHECKSUM_OFFSET,
+            (NEXT_ICMPV6, true) => 2,
             _ => return None,
         };
         (!self.later_fragment && self.l4 + offset + 2 <= self.end).then_some(offset)
@@ -229,6 +225,21 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn where_a_whole_packet_has_a_layout_the_parser_finds_the_same(packet in crate::testing::any_packet(), pokes in prop::collection::vec((14usize..90, any::<u8>()), 0..3)) {
+            let mut frame = packet.build();
+            for (at, value) in pokes {
+                let at = at % frame.len();
+                frame[at] = value;
+            }
+            let whole = Layout::of(&frame).and_then(|layout| Some((layout, layout.payload(&frame)?)));
+            if let (Some((layout, payload)), Ok(parsed)) = (whole, crate::parse(&frame, crate::Ingress::default())) {
+                let found = (parsed.l3.into(), parsed.l4.into(), parsed.payload.into());
+                prop_assert_eq!((layout.l3, layout.l4, payload), found);
+                prop_assert!(layout.end <= layout.l3 + parsed.ip_len as usize);
+            }
+        }
+
         #[test]
         fn no_bytes_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..120), kind in 0usize..3) {
             if bytes.len() > 14 {

@@ -6,9 +6,10 @@
 
 use crate::checksum::{Sum, patch, update};
 use crate::frame::{Csum, Frame};
+use crate::ipv4::{PROTOCOL_TCP, PROTOCOL_UDP};
 use crate::key::Field;
-use crate::layout::{Layout, PROTOCOL_TCP, PROTOCOL_UDP};
-use crate::{DropReason, MacAddr};
+use crate::layout::Layout;
+use crate::{DropReason, MacAddr, udp};
 
 /// What a look at a complete L4 checksum says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +34,7 @@ pub fn complete_checksum(frame: &mut Frame) -> Result<(), DropReason> {
     }
     let sum = Sum::of(&bytes[start..]).finish();
     // Zero would say "no checksum" in UDP (RFC 768), which is the protocol with its check field here.
-    let sum = if offset == 6 && sum == 0 { 0xffff } else { sum };
+    let sum = if usize::from(offset) == udp::CHECKSUM_OFFSET && sum == 0 { 0xffff } else { sum };
     bytes[at..at + 2].copy_from_slice(&sum.to_be_bytes());
     frame.offload.csum = Csum::Verified;
     Ok(())

@@ -8,8 +8,9 @@ use core::ops::Range;
 
 use crate::checksum::Sum;
 use crate::frame::{Csum, Frame, FramePool, Gso, GsoKind};
-use crate::layout::{Layout, PROTOCOL_TCP};
-use crate::{DropReason, Offload};
+use crate::ipv4::PROTOCOL_TCP;
+use crate::layout::Layout;
+use crate::{DropReason, Offload, tcp, udp};
 
 /// Segments that one super-frame may stand for: a guest must not turn one write into 65,000 packets.
 pub const SEGMENTS_MAX: usize = 2048;
@@ -101,10 +102,10 @@ impl Cut {
         let l4_len = self.payload - l4 + payload.len();
         let check_at = if self.layout.protocol == PROTOCOL_TCP {
             self.write_tcp(index, out);
-            l4 + 16
+            l4 + tcp::CHECKSUM_OFFSET
         } else {
             put(out, l4 + 4, l4_len as u16);
-            l4 + 6
+            l4 + udp::CHECKSUM_OFFSET
         };
         put(out, check_at, 0);
         let sum = self.layout.pseudo(out, l4_len) + Sum::of(&out[l4..]) + Sum::of(&bytes[payload]);

@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 
 use crate::frame::{Csum, Frame, FramePool, Gso, GsoKind};
-use crate::layout::{Layout, PROTOCOL_TCP, PROTOCOL_UDP};
+use crate::ipv4::{PROTOCOL_TCP, PROTOCOL_UDP};
+use crate::layout::Layout;
 
 /// A whole TCP or UDP packet in an Ethernet frame.
 #[derive(Debug, Clone)]

@@ -92,7 +92,8 @@ impl Admission {
         self.addresses.insert(remote.id, addr);
         let mut vnis: Vec<_> = remote.vnis.iter().map(|vni| (*vni, None)).collect();
         if let Some(former) = self.remotes.remove(&addr) {
-            if former.id != remote.id {
+            // The former holder of the address may have moved on already.
+            if former.id != remote.id && self.addresses.get(&former.id) == Some(&addr) {
                 self.addresses.remove(&former.id);
             }
             let until = now + self.withdraw_delay;
@@ -248,6 +249,23 @@ mod tests {
         assert!(table.admit(addr(1), vni(1), now).is_ok());
         assert!(table.admit(addr(1), vni(1), now + DELAY).is_err());
         assert!(table.admit(addr(2), vni(1), now + DELAY).is_ok());
+    }
+
+    #[test]
+    fn two_remotes_may_swap_their_addresses() {
+        let now = Instant::now();
+        let mut table = table();
+        table.put(&remote(7, 1, &[1]), now);
+        table.put(&remote(8, 2, &[2]), now);
+        table.put(&remote(7, 2, &[1]), now);
+        table.put(&remote(8, 1, &[2]), now);
+        let over = now + DELAY;
+        table.expire(over);
+        assert_eq!(table.admit(addr(2), vni(1), over).map(|a| a.remote), Ok(7));
+        assert_eq!(table.admit(addr(1), vni(2), over).map(|a| a.remote), Ok(8));
+        assert!(table.admit(addr(1), vni(1), over).is_err());
+        table.delete(7, over);
+        assert!(table.admit(addr(2), vni(1), over + DELAY).is_err());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! partial, are merged; others pass alone, and nothing overtakes anything of its own flow. Segmenting what comes out
 //! gives back what went in, to the byte but for a constant IP-ID (which then counts, as in the kernel).
 
-use weft_packet::layout::PROTOCOL_TCP;
+use weft_packet::ipv4::PROTOCOL_TCP;
 use weft_packet::offload::{Verdict, verify};
 use weft_packet::{Csum, DropReason, Frame, FramePool, Gso, GsoKind, Layout, Sum, Vni, segment};
 

@@ -42,6 +42,10 @@ pub const fn combine(inner_tos: u8, outer_tos: u8) -> Result<Option<u8>, DropRea
 
 /// The whole inner TOS that [`combine`] asks for, for the frame of a received packet; `None` when nothing changes.
 pub fn decap_tos(frame: &[u8], outer_tos: u8) -> Result<Option<u8>, DropReason> {
+    // Without an outer mark every inner one stays: the usual case, and it spares a look at the headers.
+    if outer_tos & ECN_MASK == NOT_ECT {
+        return Ok(None);
+    }
     let Some(inner) = inner_tos(frame) else { return Ok(None) };
     Ok(combine(inner, outer_tos)?.map(|ecn| inner & !ECN_MASK | ecn))
 }

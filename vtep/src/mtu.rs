@@ -3,19 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use weft_packet::layout::PROTOCOL_ICMPV6;
+use weft_packet::ipv4::{self, PROTOCOL_ICMP};
+use weft_packet::ipv6::{self, NEXT_ICMPV6};
 use weft_packet::{Frame, GsoKind, Layout, MacAddr};
 
 /// Outer IPv4, UDP and VXLAN headers and the inner Ethernet header.
 pub const OVERHEAD_V4: u16 = 50;
 /// The same with an outer IPv6 header.
 pub const OVERHEAD_V6: u16 = 70;
-
-/// IPv6 hosts ignore a packet too big that names less (RFC 8201, section 4).
-const MTU_MIN_V6: u16 = 1280;
-/// The smallest MTU of an IPv4 link (RFC 791): a fragment carries at least 8 bytes.
-const MTU_MIN_V4: u16 = 68;
-const PROTOCOL_ICMP: u8 = 1;
 
 /// How a frame gets through a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,12 +58,13 @@ pub fn fit(frame: &Frame, mtu: u16) -> Fit {
 
 fn too_long(bytes: &[u8], layout: &Layout, mtu: u16) -> Fit {
     let dont_fragment = !layout.v6 && bytes[layout.l3 + 6] & 0x40 != 0;
-    if !layout.v6 && !dont_fragment && mtu >= MTU_MIN_V4 {
+    if !layout.v6 && !dont_fragment && usize::from(mtu) >= ipv4::MTU_MIN {
         return Fit::FragmentInside(mtu);
     }
     match (answerable(bytes, layout), layout.v6) {
-        (true, false) if mtu >= MTU_MIN_V4 => Fit::AnswerV4(mtu),
-        (true, true) if mtu >= MTU_MIN_V6 => Fit::AnswerV6(mtu),
+        (true, false) if usize::from(mtu) >= ipv4::MTU_MIN => Fit::AnswerV4(mtu),
+        // Hosts ignore an answer that names less (RFC 8201, section 4).
+        (true, true) if usize::from(mtu) >= ipv6::MTU_MIN => Fit::AnswerV6(mtu),
         _ => Fit::Oversize,
     }
 }
@@ -83,7 +79,7 @@ fn answerable(bytes: &[u8], layout: &Layout) -> bool {
     let kind = bytes.get(layout.l4).copied();
     if layout.v6 {
         let (src, dst) = layout.addresses_v6(bytes);
-        let error = layout.protocol == PROTOCOL_ICMPV6 && kind.is_none_or(|kind| kind < 128);
+        let error = layout.protocol == NEXT_ICMPV6 && kind.is_none_or(|kind| kind < 128);
         return !error && !src.is_unspecified() && !src.is_multicast() && !dst.is_multicast();
     }
     let (src, dst) = layout.addresses_v4(bytes);
