@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
@@ -108,6 +108,26 @@ pub fn wait_exit(pidfd: impl AsFd, timeout: Option<Duration>) -> io::Result<bool
 /// Sends a signal to exactly that process, even when its number was given away since.
 pub fn kill(pidfd: impl AsFd, signal: Signal) -> io::Result<()> {
     Ok(rustix::process::pidfd_send_signal(pidfd, signal)?)
+}
+
+/// A descriptor that becomes readable when SIGTERM or SIGINT arrives, instead of the signal's own effect. To be called
+/// before other threads start: a signal goes to any thread that has not blocked it.
+pub fn termination() -> io::Result<OwnedFd> {
+    // SAFETY: the set is initialised by `sigemptyset` before anything reads it, and outlives the calls; a new
+    // descriptor belongs to nobody else.
+    unsafe {
+        let mut set = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGTERM);
+        libc::sigaddset(&raw mut set, libc::SIGINT);
+        let failed = libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+        if failed != 0 {
+            return Err(io::Error::from_raw_os_error(failed));
+        }
+        let fd = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+        crate::raw::result(fd)?;
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
 }
 
 /// CPUs that this process may run on.

@@ -23,6 +23,9 @@ const PROTO_ICMPV6: u128 = 58;
 const NEIGHBOR_SOLICITATION: u128 = 135;
 /// The hop limit that shows that an ND message was not routed (RFC 4861, section 7.1.1).
 const ND_HOP_LIMIT: u128 = 255;
+/// How long a station may count as unknown. Learning it ends that at once; only while a segment changes its domain can
+/// a worker that still uses the old snapshot tell the wrong domain.
+const MISS_S: u32 = 5;
 
 /// The outcome of one walk, with what ends it.
 #[derive(Debug, Clone, Default)]
@@ -259,7 +262,10 @@ impl<'a> Walk<'a> {
     }
 
     fn learned(&mut self, segment: &Segment, mac: MacAddr) -> Option<Location> {
-        let (location, until) = self.learned.lookup(FdbKey { segment: segment.id, mac }, self.now)?;
+        let Some((location, until)) = self.learned.lookup(FdbKey { segment: segment.id, mac }, self.now) else {
+            self.must_be_asked_in(MISS_S);
+            return None;
+        };
         self.result.until = self.result.until.min(until);
         if let Location::Local(port) = location {
             self.depend_on_port(port);

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use weft_packet::{DropReason, FlowKey, Frame, FramePool, Layout, offload};
+use weft_packet::ethernet::{ETHERTYPE_ARP, EthernetView};
+use weft_packet::{DropReason, Field, FlowKey, Frame, FramePool, Layout, MacAddr, offload};
 use weft_program::PortId;
 use weft_program::message::DropSource;
 
@@ -65,8 +66,7 @@ impl Outputs {
         for step in before {
             match step {
                 Step::SetField { field, value } => {
-                    let layout = Layout::of(frame.bytes());
-                    offload::write_field(&mut frame, layout.as_ref(), *field, *value);
+                    write_field(&mut frame, *field, *value);
                 }
                 Step::Output(_) | Step::Tunnel { .. } => self.execute_on_copy(flight, step, &frame),
                 // Terminal, so never before the end.
@@ -141,6 +141,23 @@ impl Outputs {
     fn drop_for(&mut self, source: DropSource, reason: DropReason, owner: &Arc<str>, frame: Frame) {
         self.counters.dropped(source, reason, owner);
         self.pool.give(frame);
+    }
+}
+
+fn write_field(frame: &mut Frame, field: Field, value: u128) {
+    let arp = match field {
+        Field::ArpSha => 8,
+        Field::ArpTha => 18,
+        _ => {
+            let layout = Layout::of(frame.bytes());
+            offload::write_field(frame, layout.as_ref(), field, value);
+            return;
+        }
+    };
+    if EthernetView::parse(frame.bytes()).is_ok_and(|ethernet| ethernet.ethertype() == ETHERTYPE_ARP)
+        && let Some(place) = frame.bytes_mut().get_mut(14 + arp..14 + arp + 6)
+    {
+        place.copy_from_slice(&MacAddr::from_u64(value as u64).0);
     }
 }
 

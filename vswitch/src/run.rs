@@ -4,6 +4,7 @@
 //! over the socket. It outlives its agents; only SIGTERM, SIGKILL or a `Shutdown` request end it.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -54,13 +55,14 @@ pub enum RunError {
 /// Runs the vswitch until it is asked to end.
 pub fn run(config: Config) -> Result<(), RunError> {
     let listener = bind(&config.control)?;
+    let signals = process::termination().map_err(system("take signals"))?;
     process::drop_capabilities().map_err(system("give up all capabilities"))?;
     let workers = if config.workers > 0 { config.workers } else { process::cpus().saturating_sub(1).max(1) };
     let start = Instant::now();
     let (threads, publisher, learned) = Threads::start(workers, start).map_err(system("start the workers"))?;
     let control = Control::new(threads, publisher, learned, instance());
     tracing::info!(workers, control = %config.control.display(), "the vswitch is up");
-    let result = serve(&listener, control);
+    let result = serve(&listener, &signals, control);
     // The socket goes first: a successor may bind while our workers finish.
     let _ = std::fs::remove_file(&config.control);
     result
@@ -97,16 +99,18 @@ fn bind(path: &Path) -> Result<UnixListener, RunError> {
 }
 
 /// Accepts connections, and ticks once per second.
-fn serve(listener: &UnixListener, control: Control<Threads>) -> Result<(), RunError> {
+fn serve(listener: &UnixListener, signals: &OwnedFd, control: Control<Threads>) -> Result<(), RunError> {
     let ending = Waker::new().map_err(system("make an eventfd"))?;
     let shared = Arc::new(Shared { control: Mutex::new(control), connections: AtomicUsize::new(0), ending });
     let mut epoll = Epoll::new().map_err(system("make an epoll instance"))?;
     epoll.add(listener, 0, Interest::Read).map_err(system("wait for the control socket"))?;
     epoll.add(&shared.ending, 1, Interest::Read).map_err(system("wait for an eventfd"))?;
+    epoll.add(signals, SIGNAL, Interest::Read).map_err(system("wait for signals"))?;
     loop {
-        epoll.wait(Some(TICK)).map_err(system("wait"))?;
+        let events = epoll.wait(Some(TICK)).map_err(system("wait"))?;
+        let signalled = events.iter().any(|event| event.token == SIGNAL);
         let mut control = shared.control();
-        if control.is_ending() {
+        if control.is_ending() || signalled {
             control.fleet.stop();
             return Ok(());
         }
@@ -198,6 +202,8 @@ fn instance() -> String {
     format!("{:x}-{:x}", since.as_micros(), std::process::id())
 }
 
+/// The token of a signal.
+const SIGNAL: u64 = 2;
 /// Control connections at a time: one agent and a few people.
 const CONNECTIONS_MAX: usize = 8;
 /// How long one message may take to cross.

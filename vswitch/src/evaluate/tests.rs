@@ -207,8 +207,10 @@ fn stations_are_learned_only_where_that_is_declared_and_never_against_a_pin() {
     }
     assert!(learned.is_empty(), "ports without `learn`, Weft's own remotes and pinned stations teach nothing");
     assert_eq!(learned.counts().refused, 1);
+    assert_eq!(run(to(from_port(1), new)).until, Second(NOW.0 + MISS_S));
     run(from(from_port(2), new));
     assert_eq!(run(to(from_port(1), new)).verdict.steps, [Step::Output(PortId(2))]);
+    assert_eq!(run(to(from_port(1), new)).until, Second(NOW.0 + LIMITS.learned_age_s));
     run(from(from_remote(2), new));
     assert_eq!(run(to(from_port(1), new)).verdict.steps, [tunnel(2)]);
     assert_eq!(run(to(from_port(1), A)).verdict.steps, dropped(DropReason::Hairpin));

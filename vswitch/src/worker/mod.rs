@@ -151,8 +151,8 @@ impl Worker {
 
     /// One round without waiting; how many frames came in.
     pub fn step(&mut self, now: Instant) -> usize {
-        let waited = if self.polled > 0 { self.wait(Some(Duration::ZERO)).map(drop) } else { Ok(self.look()) };
-        if waited.is_err() {
+        self.look();
+        if self.polled > 0 && self.wait(Some(Duration::ZERO)).is_err() {
             return 0;
         }
         self.round(now)
@@ -433,3 +433,59 @@ const TOKEN_UNDERLAY: u64 = u64::MAX - 1;
 const BURST_FRAMES: usize = 32;
 /// Bytes of one port's burst, so that super-frames stay in the cache and other ports get their turn.
 const BURST_BYTES: usize = 256 << 10;
+
+#[cfg(test)]
+mod tests {
+    use weft_program::message::{Offloads, PortDevice, Request, Response};
+
+    use super::*;
+    use crate::control::Control;
+
+    fn vswitch() -> (Control<inline::Inline>, crate::port::MemoryEnd) {
+        let mut vswitch = Control::inline(1, 1, Instant::now()).unwrap();
+        let (name, netns, ifname) = Default::default();
+        let (id, kind, offloads) = (PortId(1), PortKind::Memory, Offloads::default());
+        let device = PortDevice { id, name, kind, fds: 0, mtu: 1500, offloads, netns, ifname };
+        let end = vswitch.attach_memory(device, 100).unwrap();
+        (vswitch, end)
+    }
+
+    fn imbalance(vswitch: &mut Control<inline::Inline>) -> i128 {
+        let answer = vswitch.handle(Instant::now(), Request::Ledger, Vec::new()).pop().unwrap();
+        let Response::Ledger(report) = answer.response else { panic!("{answer:?}") };
+        report.workers.iter().map(Ledger::imbalance).sum()
+    }
+
+    #[test]
+    fn the_ledger_balances_and_a_sabotaged_counter_is_seen() {
+        let (mut vswitch, end) = vswitch();
+        for _ in 0..40 {
+            assert!(end.push(&[2; 60], weft_packet::Offload::default()));
+        }
+        vswitch.settle(Instant::now(), 10);
+        assert_eq!(imbalance(&mut vswitch), 0);
+        vswitch.fleet.workers[0].datapath.outputs.counters.ledger.dropped -= 1;
+        assert_eq!(imbalance(&mut vswitch), 1, "one frame ended in no stated way");
+    }
+
+    #[test]
+    fn a_burst_is_bounded_and_the_rest_waits_for_its_turn() {
+        let (mut vswitch, end) = vswitch();
+        for _ in 0..40 {
+            assert!(end.push(&[2; 60], weft_packet::Offload::default()));
+        }
+        assert_eq!(vswitch.step(Instant::now()), BURST_FRAMES);
+        assert_eq!(vswitch.step(Instant::now()), 40 - BURST_FRAMES);
+        assert_eq!(vswitch.step(Instant::now()), 0);
+    }
+
+    #[test]
+    fn all_buffers_come_back() {
+        let (mut vswitch, end) = vswitch();
+        for _ in 0..100 {
+            assert!(end.push(&[2; 60], weft_packet::Offload::default()));
+        }
+        vswitch.settle(Instant::now(), 10);
+        assert_eq!(vswitch.fleet.workers[0].datapath.outputs.pool.in_use(), 0);
+    }
+}
