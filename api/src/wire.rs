@@ -270,12 +270,44 @@ mod tests {
                 let rule = proto::Rule::new(table, 7, "port red/a", 1).on(Field::Vni, vni);
                 if stay { rule.apply(proto::Action::drop_as(DropReason::Policy)) } else { rule.goto(table + 1) }.into()
             }),
+            (name(), an_action()).prop_map(|(port, action)| {
+                proto::Rule::new(3, 1, "network red/n", 1).on_port(port).write_metadata(1).apply(action).goto(9).into()
+            }),
+            (name(), prop::collection::btree_set(1..9u32, 0..3), 1..9999u32).prop_map(|(name, vnis, udp_port)| {
+                let address = ip_bytes([192, 0, 2, 1].into());
+                let (vnis, kind) = (vnis.into_iter().collect(), proto::RemoteKind::Weft.into());
+                proto::Remote { name: name.into(), address, udp_port, vnis, kind, owner: "host h2".into() }.into()
+            }),
+            (any::<std::net::Ipv6Addr>(), name(), 1..9u32).prop_map(|(ip, remote, label)| {
+                let key = Some(proto::AddressKey::new(1, ip.into()));
+                if label > 4 {
+                    return proto::Label { key, label, owner: "x".into() }.into();
+                }
+                let location = Some(proto::Location::remote(remote));
+                proto::Neighbor { key, mac: vec![2; 6], location, owner: "x".into() }.into()
+            }),
             (1..3u32, 0..4u8, name()).prop_map(|(segment, mac, port)| {
                 let key = proto::MacKey::new(segment, MacAddr([2, 0, 0, 0, 0, mac]));
                 let location = Some(proto::Location::port(port));
                 proto::FdbEntry { key: Some(key), location, owner: "port red/a".into() }.into()
             }),
         ]
+    }
+
+    fn an_action() -> impl Strategy<Value = proto::action::Kind> {
+        prop::sample::select(vec![
+            proto::Action::output("red/a"),
+            proto::Action::tunnel("h2", 42),
+            proto::Action::flood(84),
+            proto::Action::set_field(Field::Reg3, 7),
+            proto::Action::drop_as(DropReason::SpoofedMac),
+            proto::Action::fdb_or_drop(42),
+            proto::Action::fdb_or_flood(42, 85),
+            proto::Action::learn(42),
+            proto::Action::answer_neighbor(42),
+            proto::Action::load_label(42, Field::IpSrc, 7),
+            proto::Action::reply_neighbor(MacAddr([2; 6])),
+        ])
     }
 
     fn a_program() -> impl Strategy<Value = HostProgram> {
@@ -308,6 +340,10 @@ mod tests {
             let reversed: HostProgram = last.into_values().rev().collect();
             prop_assert_eq!(reversed.digest(), HostProgram::from_iter(items).digest());
         }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(8192))]
 
         #[test]
         fn no_bytes_make_the_decoder_panic(

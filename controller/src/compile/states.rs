@@ -188,11 +188,8 @@ fn check_rule(rule: &proto::Rule, ports: &BTreeMap<&str, u32>) {
 }
 
 fn owners(program: &HostProgram) -> Vec<&str> {
-    let owner = |kind| match kind {
-        &item::Kind::Rule(ref rule) => Some(rule.owner.as_str()),
-        _ => None,
-    };
-    program.kinds().filter_map(owner).collect()
+    let rules = program.kinds().filter_map(|kind| if let item::Kind::Rule(rule) = kind { Some(rule) } else { None });
+    rules.map(|rule| rule.owner.as_str()).collect()
 }
 
 fn of(state: &[Object], host: &str) -> HostProgram {
