@@ -82,6 +82,11 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// Where the last program is remembered.
+    pub fn program_file(&self) -> PathBuf {
+        self.state_dir.join("program")
+    }
+
     /// The controller's address, checked against what protects the session.
     pub fn controller_uri(&self) -> Result<tonic::transport::Uri, ConfigError> {
         let text = &self.controller;

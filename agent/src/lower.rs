@@ -3,7 +3,7 @@
 //! Pure but for [`Names`], which gives numbers out and keeps them: a port keeps its number as long as any program
 //! names it, also across restarts, because the vswitch holds devices under it. All errors are found, not the first one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -20,10 +20,19 @@ use weft_program::{
 /// The numbers of ports and remotes, by name.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Names {
-    ports: BTreeMap<String, u32>,
-    remotes: BTreeMap<String, u32>,
+    ports: Numbers,
+    remotes: Numbers,
+}
+
+/// Numbers from 1 to [`NUMBER_MAX`]; one that was given back is used again as late as possible.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct Numbers {
+    by_name: BTreeMap<String, u32>,
     last: u32,
 }
+
+/// A vswitch keeps ports in tables indexed by number.
+const NUMBER_MAX: u32 = 65_535;
 
 /// What is wrong with an item, and whose it is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,73 +45,88 @@ pub struct LowerError {
 }
 
 impl Names {
-    /// The number of a port, given out when it has none yet.
-    pub fn port(&mut self, name: &str) -> PortId {
-        PortId(Self::take(&mut self.ports, &mut self.last, name))
-    }
-
-    /// The number of a port that has one.
+    /// The number of a port.
     pub fn known_port(&self, name: &str) -> Option<PortId> {
-        self.ports.get(name).copied().map(PortId)
+        self.ports.by_name.get(name).copied().map(PortId)
     }
 
     /// Takes over a number that a vswitch uses already; false when it stands for another port here.
     pub fn adopt_port(&mut self, name: &str, id: PortId) -> bool {
-        let free = id.0 != 0 && !self.ports.values().chain(self.remotes.values()).any(|used| *used == id.0);
-        match self.ports.get(name) {
-            Some(known) => *known == id.0,
-            None if free => {
-                self.ports.insert(name.to_owned(), id.0);
-                self.last = self.last.max(id.0);
-                true
-            }
-            None => false,
+        let ports = &mut self.ports;
+        if let Some(known) = ports.by_name.get(name) {
+            return *known == id.0;
         }
+        if !(1..=NUMBER_MAX).contains(&id.0) || ports.by_name.values().any(|used| *used == id.0) {
+            return false;
+        }
+        ports.by_name.insert(name.to_owned(), id.0);
+        true
     }
 
     /// The name behind a number.
     pub fn port_name(&self, id: PortId) -> Option<&str> {
-        self.ports.iter().find(|(_, known)| **known == id.0).map(|(name, _)| name.as_str())
+        self.ports.name(id.0)
     }
 
     /// The name behind a number.
     pub fn remote_name(&self, id: RemoteId) -> Option<&str> {
-        self.remotes.iter().find(|(_, known)| **known == id.0).map(|(name, _)| name.as_str())
+        self.remotes.name(id.0)
+    }
+
+    fn known_remote(&self, name: &str) -> Option<RemoteId> {
+        self.remotes.by_name.get(name).copied().map(RemoteId)
     }
 
     /// Gives numbers to the program's ports and remotes and takes back those of all others.
-    fn follow(&mut self, program: &HostProgram) {
-        let (mut ports, mut remotes) = (BTreeMap::new(), BTreeMap::new());
-        for kind in program.kinds() {
-            match kind {
-                item::Kind::Port(port) => {
-                    let id = Self::take(&mut self.ports, &mut self.last, &port.name);
-                    ports.insert(port.name.clone(), id);
-                }
-                item::Kind::Remote(remote) => {
-                    let id = Self::take(&mut self.remotes, &mut self.last, &remote.name);
-                    remotes.insert(remote.name.clone(), id);
-                }
-                _ => {}
-            }
-        }
-        (self.ports, self.remotes) = (ports, remotes);
+    fn follow(&mut self, program: &HostProgram) -> Result<(), Vec<LowerError>> {
+        let ports = program.kinds().filter_map(|kind| match kind {
+            item::Kind::Port(port) => Some(port.name.as_str()),
+            _ => None,
+        });
+        let remotes = program.kinds().filter_map(|kind| match kind {
+            item::Kind::Remote(remote) => Some(remote.name.as_str()),
+            _ => None,
+        });
+        let (ports, remotes) = (self.ports.follow(ports, "ports"), self.remotes.follow(remotes, "remotes"));
+        let errors: Vec<_> = [ports, remotes].into_iter().filter_map(Result::err).collect();
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+}
+
+impl Numbers {
+    fn name(&self, number: u32) -> Option<&str> {
+        self.by_name.iter().find(|(_, known)| **known == number).map(|(name, _)| name.as_str())
     }
 
-    // One row of numbers for both: a number in a log means one thing, and zero means none.
-    fn take(map: &mut BTreeMap<String, u32>, last: &mut u32, name: &str) -> u32 {
-        if let Some(id) = map.get(name) {
-            return *id;
+    fn follow<'a>(&mut self, names: impl Iterator<Item = &'a str>, what: &str) -> Result<(), LowerError> {
+        let mut old = std::mem::take(&mut self.by_name);
+        let used: BTreeSet<u32> = old.values().copied().collect();
+        let mut fresh = Vec::new();
+        for name in names {
+            match old.remove_entry(name) {
+                Some((name, number)) => drop(self.by_name.insert(name, number)),
+                None => fresh.push(name.to_owned()),
+            }
         }
-        *last += 1;
-        map.insert(name.to_owned(), *last);
-        *last
+        if used.len() + fresh.len() > NUMBER_MAX as usize {
+            let why = format!("there are more than the {NUMBER_MAX} that a host can have");
+            return Err(LowerError { owner: what.to_owned(), why });
+        }
+        for name in fresh {
+            // There is a free one, and all numbers given out here lie ahead of it.
+            self.last = self.last % NUMBER_MAX + 1;
+            while used.contains(&self.last) {
+                self.last = self.last % NUMBER_MAX + 1;
+            }
+            self.by_name.insert(name, self.last);
+        }
+        Ok(())
     }
 }
 
 /// Lowers a program. Ports are dark in it: whether they live is not the controller's program but the agent's to say.
 pub fn lower(host: &HostProgram, names: &mut Names) -> Result<Program, Vec<LowerError>> {
-    names.follow(host);
+    names.follow(host)?;
     let mut lowering = Lowering { names, program: Program::default(), errors: Vec::new() };
     for kind in host.kinds() {
         lowering.item(kind);
@@ -276,8 +300,7 @@ impl Lowering<'_> {
     }
 
     fn remote_id(&self, name: &str) -> Step<RemoteId> {
-        let known = self.names.remotes.get(name).copied().map(RemoteId);
-        known.ok_or_else(|| format!("refers to host {name}, which the program does not have"))
+        self.names.known_remote(name).ok_or_else(|| format!("refers to host {name}, which the program does not have"))
     }
 }
 
@@ -321,8 +344,7 @@ mod tests {
         );
         let mut names = Names::default();
         let program = lower(&host, &mut names).unwrap();
-        let (port, remote) = (names.known_port("red/a").unwrap(), RemoteId(names.remotes["h2"]));
-        assert_ne!(port.0, remote.0);
+        let (port, remote) = (names.known_port("red/a").unwrap(), names.known_remote("h2").unwrap());
         assert_eq!(program.ports[&port].segment, SegmentId(42));
         assert!(!program.ports[&port].live);
         assert_eq!(program.fdb[&FdbKey { segment: SegmentId(42), mac }].location, Location::Local(port));
@@ -349,11 +371,25 @@ mod tests {
     #[test]
     fn a_number_in_use_by_a_vswitch_is_adopted_unless_it_stands_for_another_port() {
         let mut names = Names::default();
-        assert!(names.adopt_port("red/a", PortId(7)));
-        assert!(names.adopt_port("red/a", PortId(7)));
-        assert!(!names.adopt_port("red/b", PortId(7)));
+        assert!(names.adopt_port("red/a", PortId(1)));
+        assert!(names.adopt_port("red/a", PortId(1)));
+        assert!(!names.adopt_port("red/b", PortId(1)));
         assert!(!names.adopt_port("red/a", PortId(8)));
-        assert!(names.port("red/b").0 > 7);
+        assert!(!names.adopt_port("red/c", PortId(0)) && !names.adopt_port("red/c", PortId(70_000)));
+        lower(&program(&[a_segment(1), a_port("red/a", 1), a_port("red/b", 1)]), &mut names).unwrap();
+        assert_eq!((names.known_port("red/a"), names.known_port("red/b")), (Some(PortId(1)), Some(PortId(2))));
+    }
+
+    #[test]
+    fn numbers_go_around_without_meeting_those_in_use() {
+        let mut numbers = Numbers { last: NUMBER_MAX - 1, ..Numbers::default() };
+        numbers.follow(["a", "b"].into_iter(), "ports").unwrap();
+        assert_eq!((numbers.by_name["a"], numbers.by_name["b"]), (NUMBER_MAX, 1));
+        numbers.last = NUMBER_MAX - 1;
+        numbers.follow(["a", "b", "c"].into_iter(), "ports").unwrap();
+        assert_eq!(numbers.by_name["c"], 2);
+        let many: Vec<String> = (0..=NUMBER_MAX).map(|n| n.to_string()).collect();
+        assert!(numbers.follow(many.iter().map(String::as_str), "ports").is_err());
     }
 
     #[test]

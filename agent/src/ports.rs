@@ -63,6 +63,10 @@ impl Ports {
             requests(program, names).map(|request| (request.id, request)).collect();
         for (id, port) in &mut self.ports {
             port.want = wanted.remove(id);
+            if let Some(want) = port.want.as_ref().filter(|want| want.name != port.name) {
+                // The number went around and stands for another port now.
+                (port.name, port.live, port.live_at, port.since) = (want.name.clone(), false, None, generation);
+            }
             if let Device::Absent { retry_at, .. } = &mut port.device {
                 *retry_at = Some(now);
             }

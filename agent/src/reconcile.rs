@@ -30,6 +30,8 @@ pub struct Reconciler {
     /// What a vswitch has attached that we know no program of.
     found: Vec<AttachedPort>,
     vswitch_is_up: bool,
+    /// Ports have gone live that the vswitch was not told of.
+    relight: bool,
     unsaved: bool,
     problem: String,
 }
@@ -144,13 +146,14 @@ impl Reconciler {
         if !self.vswitch_is_up || self.applying.is_some() {
             return None;
         }
-        let lit = self.ports.light_up(now);
-        self.unsaved |= lit;
+        if self.ports.light_up(now) {
+            (self.relight, self.unsaved) = (true, true);
+        }
         let (next, why) = match (&self.pending, &self.installed) {
             (Some(pending), _) => (pending, Why::Update),
             (None, None) if self.has_program() => (&self.accepted, Why::Restore),
-            (None, Some(_)) => (&self.accepted, Why::Live),
-            (None, None) => return None,
+            (None, Some(_)) if self.relight => (&self.accepted, Why::Live),
+            _ => return None,
         };
         let mut program = next.program.clone();
         for (id, port) in &mut program.ports {
@@ -161,9 +164,7 @@ impl Reconciler {
             Some(installed) => (false, installed.diff(&program)),
             None => (true, whole(&program)),
         };
-        if why == Why::Live && ops.is_empty() {
-            return None;
-        }
+        self.relight = false;
         let bundle = Bundle { replace, ops, position: next.position.clone() };
         self.applying = Some(Applying { program, why });
         Some(Work::Apply(Box::new(bundle)))

@@ -21,6 +21,8 @@ pub struct Link {
     pub up: bool,
     /// Whether it has a carrier.
     pub running: bool,
+    /// Whether the kernel speaks ARP on it.
+    pub arp: bool,
     /// Frames that may wait to be sent.
     pub tx_queue_len: u32,
     /// Index of the bridge that it is in.
@@ -149,6 +151,12 @@ impl Netlink {
         self.set(&format!("set {name} down"), name, 0, IFF_UP, |m| m)
     }
 
+    /// Lets the kernel speak ARP on a device, or not.
+    pub fn set_arp(&mut self, name: &str, on: bool) -> Result<(), NetlinkError> {
+        let flags = if on { 0 } else { IFF_NOARP };
+        self.set(&format!("switch ARP on {name}"), name, flags, IFF_NOARP, |m| m)
+    }
+
     /// Sets the largest IP packet.
     pub fn set_mtu(&mut self, name: &str, mtu: u32) -> Result<(), NetlinkError> {
         self.set(&format!("set the MTU of {name} to {mtu}"), name, 0, 0, |m| m.put(IFLA_MTU, &mtu.to_ne_bytes()))
@@ -215,8 +223,13 @@ fn ifinfomsg(index: u32, flags: u32, change: u32) -> [u8; 16] {
 
 fn parse(body: &[u8]) -> Option<Link> {
     let flags = u32_at(body, 8)?;
-    let mut link =
-        Link { index: u32_at(body, 4)?, up: flags & IFF_UP != 0, running: flags & IFF_RUNNING != 0, ..Link::default() };
+    let mut link = Link {
+        index: u32_at(body, 4)?,
+        up: flags & IFF_UP != 0,
+        running: flags & IFF_RUNNING != 0,
+        arp: flags & IFF_NOARP == 0,
+        ..Link::default()
+    };
     for (kind, data) in attributes(body.get(16..)?) {
         match kind {
             IFLA_IFNAME => link.name = text(data),
@@ -254,6 +267,7 @@ const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const IFF_UP: u32 = 0x1;
 const IFF_RUNNING: u32 = 0x40;
+const IFF_NOARP: u32 = 0x80;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
@@ -305,6 +319,8 @@ mod tests {
                 (a.master, a.kind.as_deref(), bridge.kind.as_deref()),
                 (Some(bridge.index), Some("veth"), Some("bridge"))
             );
+            netlink.set_arp("a", false).unwrap();
+            assert!(a.arp && !netlink.link("a").unwrap().unwrap().arp);
             netlink.set_master("a", None).unwrap();
             netlink.set_down("a").unwrap();
             netlink.rename("a", "c").unwrap();
