@@ -11,10 +11,13 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::compile::compile;
-use crate::push::service::{Security, Sessions, serve};
+use crate::push::service::{self, Security, Sessions};
 use crate::push::{Hub, Wanted};
+use crate::rest::{self, ApiState, LiveFabric, ServeError, TlsApi, TlsConfig, UnixApi};
 use crate::store::{RedbStore, Store, StoreError, store_id_from};
 
 /// What is still open this long after the end was asked for is cut off.
@@ -73,13 +76,14 @@ pub enum RunError {
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// An address or socket cannot be had.
-    #[error("cannot listen for {what} at {at}: {source}: free it, or choose another")]
+    /// The API cannot be served.
+    #[error(transparent)]
+    Api(#[from] ServeError),
+    /// The agents' address cannot be had.
+    #[error("cannot listen for agents at {at}: {source}: free it, or choose another")]
     Listen {
-        /// Agents or API clients.
-        what: &'static str,
         /// Where.
-        at: String,
+        at: SocketAddr,
         /// What the system said.
         source: std::io::Error,
     },
@@ -129,6 +133,9 @@ pub struct Controller {
     sessions: Arc<Sessions>,
     push: TcpListener,
     security: Security,
+    api_unix: UnixApi,
+    api_tcp: Option<TlsApi>,
+    seed: u64,
 }
 
 impl Controller {
@@ -141,12 +148,19 @@ impl Controller {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let security = read_security(&config.push_security)?;
         make_parent(&config.store)?;
-        let (id, instance) = (random_id()?, random_id()?);
+        make_parent(&config.api_socket)?;
+        let (id, instance) = (store_id_from(random()?), store_id_from(random()?));
         let store: Arc<dyn Store> = Arc::new(RedbStore::open(&config.store, || id)?);
-        let listen = |what, at: SocketAddr| move |source| RunError::Listen { what, at: at.to_string(), source };
-        let push = TcpListener::bind(config.push_listen).await.map_err(listen("agents", config.push_listen))?;
-        let sessions = Sessions::new(Hub::new(store.store_id().to_owned(), instance, config.build.clone()));
-        Ok(Self { store, sessions, push, security })
+        let listen = |source| RunError::Listen { at: config.push_listen, source };
+        let push = TcpListener::bind(config.push_listen).await.map_err(listen)?;
+        let api_unix = UnixApi::bind(&config.api_socket).await?;
+        let api_tcp = match &config.api_tcp {
+            Some(tcp) => Some(TlsApi::bind(&read_api_tcp(tcp)?).await?),
+            None => None,
+        };
+        let sessions = Sessions::new(Hub::new(store.store_id().to_owned(), instance, config.build));
+        let seed = random()? as u64;
+        Ok(Self { store, sessions, push, security, api_unix, api_tcp, seed })
     }
 
     /// Where agents connect: of use where the port was left to the system.
@@ -167,39 +181,60 @@ impl Controller {
     /// Serves until `stop` resolves. Nobody is let in before the first compile: a host is refused only when it is
     /// really not declared.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> Result<(), RunError> {
-        let mut watch = self.store.watch(0);
-        bring(&self.store, &self.sessions).await;
-        let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
-        let push = serve(self.sessions.clone(), self.push, self.security, async { drop(stopped.await) });
-        let mut push = tokio::spawn(push);
-        tracing::info!(store = self.store.store_id(), "controller is up");
+        let (store, sessions) = (self.store.clone(), self.sessions.clone());
+        let mut watch = store.watch(0);
+        bring(&store, &sessions).await;
+        let (stopping, stopped) = watch::channel(false);
+        let mut servers = self.spawn_servers(&stopped);
+        tracing::info!(store = store.store_id(), "controller is up");
         let follow = async {
             while watch.next().await.is_some() {
                 while watch.try_next().is_some() {}
-                bring(&self.store, &self.sessions).await;
+                bring(&store, &sessions).await;
             }
         };
         tokio::select! {
             () = follow => {}
-            () = self.sessions.keep_time() => {}
+            () = sessions.keep_time() => {}
             () = stop => {}
-            ended = &mut push => return flatten(ended),
+            Some(ended) = servers.join_next() => return flatten(ended),
         }
         tracing::info!("controller stops: hosts keep their programs");
-        drop(stopping);
-        self.sessions.close_all();
-        match tokio::time::timeout(STOP_TIMEOUT, push).await {
-            Ok(ended) => flatten(ended),
-            Err(_) => Ok(()),
+        stopping.send_replace(true);
+        sessions.close_all();
+        let rest = async {
+            while let Some(ended) = servers.join_next().await {
+                flatten(ended)?;
+            }
+            Ok(())
+        };
+        // What does not end in time is cut off: nothing that matters is in memory only.
+        tokio::time::timeout(STOP_TIMEOUT, rest).await.unwrap_or(Ok(()))
+    }
+
+    fn spawn_servers(self, stopped: &watch::Receiver<bool>) -> JoinSet<Result<(), RunError>> {
+        let fabric = Arc::new(LiveFabric::new(self.sessions.clone(), self.store.clone()));
+        let router = rest::router(ApiState::new(self.store, fabric, split_mix(self.seed)));
+        let mut servers = JoinSet::new();
+        let agents = service::serve(self.sessions, self.push, self.security, until(stopped.clone()));
+        servers.spawn(async { agents.await.map_err(RunError::Tls) });
+        let unix = self.api_unix.serve(router.clone(), until(stopped.clone()));
+        servers.spawn(async { unix.await.map_err(RunError::Start) });
+        if let Some(tcp) = self.api_tcp {
+            let tcp = tcp.serve(router, until(stopped.clone()));
+            servers.spawn(async { tcp.await.map_err(RunError::Start) });
         }
+        servers
     }
 }
 
-fn flatten(ended: Result<Result<(), tonic::transport::Error>, tokio::task::JoinError>) -> Result<(), RunError> {
-    match ended {
-        Ok(served) => served.map_err(RunError::Tls),
-        Err(failed) => Err(RunError::Start(std::io::Error::other(failed))),
-    }
+async fn until(mut stopped: watch::Receiver<bool>) {
+    // A sender that is gone means the same.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+fn flatten(ended: Result<Result<(), RunError>, tokio::task::JoinError>) -> Result<(), RunError> {
+    ended.unwrap_or_else(|failed| Err(RunError::Start(std::io::Error::other(failed))))
 }
 
 /// Compiles the newest intent and hands it to the hub, unless it has it.
@@ -226,13 +261,34 @@ fn read_security(security: &PushSecurity) -> Result<Security, RunError> {
     }
 }
 
+fn read_api_tcp(tcp: &ApiTcp) -> Result<TlsConfig, RunError> {
+    let token = read(&tcp.token_file)?.trim().to_owned();
+    Ok(TlsConfig { listen: tcp.listen, certificate: read(&tcp.certificate)?, key: read(&tcp.key)?, token })
+}
+
+fn read(path: &Path) -> Result<String, RunError> {
+    std::fs::read_to_string(path).map_err(|source| RunError::File { path: path.to_owned(), source })
+}
+
 fn make_parent(path: &Path) -> Result<(), RunError> {
     let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) else { return Ok(()) };
     std::fs::create_dir_all(parent).map_err(|source| RunError::File { path: parent.to_owned(), source })
 }
 
-fn random_id() -> std::io::Result<String> {
+fn random() -> std::io::Result<u128> {
     let mut random = [0; 16];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
-    Ok(store_id_from(u128::from_le_bytes(random)))
+    Ok(u128::from_le_bytes(random))
+}
+
+/// Numbers for allocation, which must be spread but need not be secret (Steele et al., "Fast splittable pseudorandom
+/// number generators", 2014).
+fn split_mix(mut state: u64) -> impl FnMut() -> u64 + Send {
+    move || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
 }
