@@ -221,6 +221,15 @@ fn a_second_vswitch_at_the_same_socket_is_refused_and_a_stale_socket_is_replaced
     thread.join().unwrap().unwrap();
 }
 
+/// Whether namespaces and TAPs can be made here; prints why not.
+fn may_make_devices() -> bool {
+    let may = process::holds(Capability::NetAdmin) && process::holds(Capability::SysAdmin);
+    if !may {
+        eprintln!("SKIPPED: needs CAP_NET_ADMIN and CAP_SYS_ADMIN for namespaces and TAPs");
+    }
+    may
+}
+
 /// A guest in a namespace of its own, with a TAP.
 struct Real {
     netns: OwnedFd,
@@ -272,8 +281,8 @@ fn on_loopback(host: usize) -> Bundle {
 }
 
 /// Sends `payload` over one TCP connection and reads it back out on the other side.
-fn transfer(from: &Real, to: &Real, to_guest: Guest, payload: &[u8]) -> Vec<u8> {
-    let listener = netns::in_namespace(to.netns.as_fd(), || TcpListener::bind((to_guest.ip(), 7000)).unwrap()).unwrap();
+fn transfer(from: &OwnedFd, to: &OwnedFd, to_guest: Guest, payload: &[u8]) -> Vec<u8> {
+    let listener = netns::in_namespace(to.as_fd(), || TcpListener::bind((to_guest.ip(), 7000)).unwrap()).unwrap();
     std::thread::scope(|scope| {
         let reader = scope.spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
@@ -284,7 +293,7 @@ fn transfer(from: &Real, to: &Real, to_guest: Guest, payload: &[u8]) -> Vec<u8> 
         });
         let address = SocketAddr::new(to_guest.ip().into(), 7000);
         let mut stream =
-            netns::in_namespace(from.netns.as_fd(), || TcpStream::connect_timeout(&address, LONG).unwrap()).unwrap();
+            netns::in_namespace(from.as_fd(), || TcpStream::connect_timeout(&address, LONG).unwrap()).unwrap();
         stream.write_all(payload).unwrap();
         drop(stream);
         reader.join().unwrap()
@@ -293,8 +302,7 @@ fn transfer(from: &Real, to: &Real, to_guest: Guest, payload: &[u8]) -> Vec<u8> 
 
 #[test]
 fn tcp_crosses_real_taps_and_real_sockets_on_every_rung() {
-    if !(process::holds(Capability::NetAdmin) && process::holds(Capability::SysAdmin)) {
-        eprintln!("SKIPPED: needs CAP_NET_ADMIN and CAP_SYS_ADMIN for namespaces and TAPs");
+    if !may_make_devices() {
         return;
     }
     let payload: Vec<u8> = (0..8_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
@@ -315,9 +323,9 @@ fn tcp_crosses_real_taps_and_real_sockets_on_every_rung() {
             client.apply(on_loopback(host)).unwrap();
         }
         let start = Instant::now();
-        assert!(transfer(&a, &b, B, &payload) == payload, "{rung:?}");
-        assert!(transfer(&b, &a, A, &payload) == payload, "{rung:?} back");
-        assert!(transfer(&a, &c, C, &payload) == payload, "on one host");
+        assert!(transfer(&a.netns, &b.netns, B, &payload) == payload, "{rung:?}");
+        assert!(transfer(&b.netns, &a.netns, A, &payload) == payload, "{rung:?} back");
+        assert!(transfer(&a.netns, &c.netns, C, &payload) == payload, "on one host");
         let status = clients[0].status().unwrap();
         assert_eq!(status.rung, Some(rung), "{:?}", status.rungs_not_taken);
         for client in &mut clients {
@@ -327,6 +335,97 @@ fn tcp_crosses_real_taps_and_real_sockets_on_every_rung() {
             eprintln!("{rung:?} x{workers} {:?} {ledger:?} {:?} {:?}", start.elapsed(), report.io, report.drops);
         }
         drop(clients);
-        processes.map(Process::end);
+        processes.into_iter().for_each(Process::end);
     }
+}
+
+#[test]
+fn a_veth_port_passes_super_frames_to_and_from_a_tap() {
+    if !may_make_devices() {
+        return;
+    }
+    let payload: Vec<u8> = (0..4_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let (outside, inside) = (netns::create().unwrap(), netns::create().unwrap());
+    let socket = netns::in_namespace(outside.as_fd(), || {
+        let mut netlink = Netlink::open().unwrap();
+        netlink.add_veth("c-outside", "c-inside").unwrap();
+        netlink.set_mac("c-inside", C.mac().0).unwrap();
+        netlink.move_link("c-inside", inside.as_fd()).unwrap();
+        netlink.set_up("c-outside").unwrap();
+        let request =
+            weft_sys::packet_socket::PacketRequest { ifname: "c-outside", fanout: None, receive_buffer: 8 << 20 };
+        weft_sys::packet_socket::open(&request).unwrap()
+    })
+    .unwrap();
+    netns::in_namespace(inside.as_fd(), || {
+        let mut netlink = Netlink::open().unwrap();
+        netlink.set_up("c-inside").unwrap();
+        netlink.add_address("c-inside", C.ip().into(), 24).unwrap();
+    })
+    .unwrap();
+    let a = Real::new(A, 1);
+    let process = Process::start(1);
+    let mut client = process.client();
+    a.attach(&mut client, A);
+    let netdev = PortDevice { kind: PortKind::Netdev, ..tap_device(C.port, 1) };
+    client.attach(netdev, &[socket.as_fd()]).unwrap();
+    client.apply(program(0)).unwrap();
+    assert!(transfer(&a.netns, &inside, C, &payload) == payload);
+    assert!(transfer(&inside, &a.netns, A, &payload) == payload);
+    let report = client.ledger().unwrap();
+    assert_eq!(sum(&report).imbalance(), 0);
+    let count = |name: &str| report.io.iter().find(|(known, _)| known == name).unwrap().1;
+    assert!(count("rx_super_frames") > 50, "super-frames pass whole: {:?}", report.io);
+    assert_eq!(count("segmentations"), 0);
+    drop(client);
+    process.end();
+}
+
+#[test]
+fn a_deleted_device_is_reported_gone_and_costs_nothing_from_then_on() {
+    if !may_make_devices() {
+        return;
+    }
+    let a = Real::new(A, 1);
+    let process = Process::start(1);
+    let mut client = process.client();
+    a.attach(&mut client, A);
+    client.apply(program(0)).unwrap();
+    assert!(!client.ports().unwrap()[0].gone);
+    netns::in_namespace(a.netns.as_fd(), || Netlink::open().unwrap().delete_link("eth0").unwrap()).unwrap();
+    let start = Instant::now();
+    while !client.ports().unwrap()[0].gone {
+        assert!(start.elapsed() < LONG);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let before = cpu_time();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(cpu_time() - before < Duration::from_millis(50), "a worker spins on the dead queue");
+    client.detach(A.port).unwrap();
+    drop(client);
+    process.end();
+}
+
+#[test]
+fn an_idle_vswitch_costs_nothing() {
+    let process = Process::start(2);
+    let mut client = process.client();
+    let (_guest, ours) = UnixDatagram::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    client.attach(tap_device(A.port, 1), &[ours.as_fd()]).unwrap();
+    client.apply(program(0)).unwrap();
+    let before = cpu_time();
+    std::thread::sleep(Duration::from_secs(2));
+    let used = cpu_time() - before;
+    assert!(used < Duration::from_millis(20), "{used:?} in 2 s");
+    drop(client);
+    process.end();
+}
+
+/// What this process, and the vswitch in its threads, used so far.
+fn cpu_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<u64> = stat.rsplit(')').next().unwrap().split_whitespace().filter_map(|f| f.parse().ok()).collect();
+    // Behind the name come the state (a letter), then ten numbers, then utime and stime in ticks of 10 ms.
+    Duration::from_millis((fields[10] + fields[11]) * 10)
 }

@@ -103,6 +103,26 @@ fn small_packets_to_one_remote_leave_in_one_message() {
 }
 
 #[test]
+fn a_refused_rung_is_given_up_with_its_reason_and_loses_nothing() {
+    let payload: Vec<u8> = (0..30_000u32).map(|i| (i * 3) as u8).collect();
+    let mut world = World::new(1, Rung::Segment, ALL_OFFLOADS);
+    let now = world.now;
+    world.hosts[0].underlay.refuse_segments();
+    world.send(A, &udp(A, B, b"first", true), PLAIN);
+    let (frame, offload) = tcp_super(A, B, &payload, 1460);
+    world.send(A, &frame, offload);
+    world.run();
+    let (tcp, other): (Vec<_>, Vec<_>) = world.received(B).into_iter().partition(|(bytes, _)| bytes[23] == 6);
+    assert_eq!(payloads(&other), b"first");
+    assert!(payloads(&tcp) == payload);
+    let Response::Status(status) = world.hosts[0].ask(now, Request::Status) else { panic!() };
+    assert_eq!(status.rung, Some(Rung::Batch));
+    assert_eq!(status.rungs_not_taken.len(), 1);
+    assert!(status.rungs_not_taken[0].1.starts_with("UDP_SEGMENT: "), "{:?}", status.rungs_not_taken);
+    world.balanced();
+}
+
+#[test]
 fn a_packet_that_is_too_long_is_answered_with_the_mtu() {
     let mut world = World::new(1, Rung::Batch, ALL_OFFLOADS);
     world.send(A, &udp(A, B, &[0; 1600], true), PLAIN);
@@ -254,6 +274,9 @@ fn random_traffic_of_all_kinds_leaves_both_ledgers_balanced() {
             let payload = vec![next(256) as u8; next(3000) as usize];
             let (mut frame, offload) = match next(4) {
                 0 => (arp(from, to.ip()), PLAIN),
+                1 if next(2) == 0 => {
+                    udp_super(from, to, &vec![1; 3000 + next(20_000) as usize], 500 + next(1400) as u16)
+                }
                 1 => tcp_super(from, to, &vec![1; 1500 + next(40_000) as usize], 500 + next(1000) as u16),
                 kind => (udp(from, to, &payload, kind == 2), PLAIN),
             };

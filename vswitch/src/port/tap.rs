@@ -17,6 +17,9 @@ pub(super) fn receive(queue: BorrowedFd<'_>, frame: &mut Frame) -> Rx {
             Err(_) => return Rx::Empty,
         }
     };
+    if count == 0 {
+        return Rx::Gone;
+    }
     let Some(len) = count.checked_sub(VNET_HDR_LEN) else { return Rx::Bad(DropReason::OffloadInvalid) };
     frame.set_len(len);
     accept(frame)

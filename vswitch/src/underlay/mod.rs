@@ -62,6 +62,8 @@ struct Queues {
     incoming: VecDeque<MemoryDatagram>,
     outgoing: VecDeque<MemoryDatagram>,
     len_max: usize,
+    /// Whether UDP_SEGMENT is played.
+    segments: bool,
 }
 
 /// One worker's tunnel endpoint.
@@ -107,7 +109,7 @@ impl AttachedUnderlay {
     /// An underlay without a kernel, with queues of `len_max` datagrams.
     pub fn in_memory(config: Underlay, len_max: usize) -> (Self, UnderlayEnd) {
         let (incoming, outgoing) = (VecDeque::new(), VecDeque::new());
-        let queues = Arc::new(Mutex::new(Queues { incoming, outgoing, len_max }));
+        let queues = Arc::new(Mutex::new(Queues { incoming, outgoing, len_max, segments: true }));
         let end = UnderlayEnd { queues: queues.clone() };
         (Self { config, sockets: Sockets::Memory(queues), refused: Vec::new() }, end)
     }
@@ -137,6 +139,11 @@ impl UnderlayEnd {
             queues.incoming.push_back(datagram);
         }
         fits
+    }
+
+    /// Refuses UDP_SEGMENT from now on, as a kernel or a route without it does.
+    pub fn refuse_segments(&self) {
+        lock(&self.queues).segments = false;
     }
 
     /// The next datagram that the vswitch sent.

@@ -207,7 +207,10 @@ impl Scratch {
 
     /// An underlay without a kernel: cuts messages as the kernel would.
     fn send_in_memory(&mut self, queues: &mut Queues, queue: &[Departure], counters: &mut Counters) -> Sent {
-        for message in &self.messages {
+        for (index, message) in self.messages.iter().enumerate() {
+            if message.packets > 1 && !queues.segments {
+                return Sent::NoSegment { message: index, why: Errno::IO.into() };
+            }
             if queues.outgoing.len() + message.packets > queues.len_max {
                 self.refused[message.departures.clone()].fill(Some(DropReason::TxFull));
                 continue;

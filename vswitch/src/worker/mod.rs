@@ -186,13 +186,12 @@ impl Worker {
         }
         let tables = self.reader.begin();
         let second = self.datapath.begin(&tables, now);
-        let mut frames = 0;
+        let before = self.datapath.outputs.counters.ledger.rx;
         for ready in self.ready.drain(..) {
             match ready {
-                Ready::Port { id, queue, failed } => self.datapath.receive_port(id, queue, failed),
+                Ready::Port { id, queue, failed } => self.datapath.receive_port(&tables, id, queue, failed),
                 Ready::Underlay => self.datapath.receive_underlay(now),
             }
-            frames += self.datapath.inbox.len();
             let mut inbox = mem::take(&mut self.datapath.inbox);
             for (origin, frame) in inbox.drain(..) {
                 self.datapath.forward(&tables, second, now, origin, frame);
@@ -205,8 +204,10 @@ impl Worker {
                 forget_queues(&self.epoll, &mut self.polled, port);
             }
         }
-        self.datapath.outputs.counters.io.rounds += u64::from(frames > 0);
-        frames
+        let counters = &mut self.datapath.outputs.counters;
+        let frames = counters.ledger.rx - before;
+        counters.io.rounds += u64::from(frames > 0);
+        frames as usize
     }
 
     /// Does what it is told; to be called between two rounds only.
@@ -305,17 +306,21 @@ impl Datapath {
         self.learned.second(now)
     }
 
-    /// One burst of one queue into the inbox.
-    fn receive_port(&mut self, id: PortId, queue: usize, failed: bool) {
+    /// One burst of one queue into the inbox. Nothing passes a dark port, but its queue is kept empty: what a guest sent
+    /// before its policy was there must not come out when it is.
+    fn receive_port(&mut self, tables: &Tables, id: PortId, queue: usize, failed: bool) {
         let Outputs { ports, pool, counters, .. } = &mut self.outputs;
         let Some(port) = ports.get_mut(id).filter(|port| !port.gone) else { return };
+        let live = tables.port(id).is_some_and(|config| config.live);
         let (mut frames, mut bytes) = (0, 0);
-        let source = DropSource::Port(id);
         while frames < BURST_FRAMES && bytes < BURST_BYTES {
             // Without a buffer the frame stays in the device's queue, where its own counter counts it when it is lost.
             let Some(mut frame) = pool.take() else { break };
             counters.io.port_reads += 1;
-            let rx = port.attached.receive(queue, &mut frame);
+            let mut rx = port.attached.receive(queue, &mut frame);
+            if rx == Rx::Frame && !live {
+                rx = Rx::Bad(DropReason::PortDark);
+            }
             if matches!(rx, Rx::Frame | Rx::Bad(_)) {
                 frames += 1;
                 bytes += frame.len();
@@ -325,7 +330,7 @@ impl Datapath {
             match rx {
                 Rx::Frame => self.inbox.push((Origin::Port(id), frame)),
                 Rx::Bad(reason) => {
-                    counters.dropped(source, reason, &Arc::default());
+                    counters.dropped(DropSource::Port(id), reason, &Arc::default());
                     pool.give(frame);
                 }
                 Rx::Empty | Rx::Gone => {
@@ -348,11 +353,6 @@ impl Datapath {
 
     /// One frame: parse, classify, execute.
     fn forward(&mut self, tables: &Tables, second: Second, now: Instant, origin: Origin, frame: Frame) {
-        if let Origin::Port(id) = origin
-            && !tables.port(id).is_some_and(|config| config.live)
-        {
-            return self.outputs.drop(origin.source(), DropReason::PortDark, frame);
-        }
         let key = match parse(frame.bytes(), origin.ingress()) {
             Ok(parsed) => parsed.key,
             Err(reason) => return self.outputs.drop(origin.source(), reason, frame),

@@ -280,6 +280,16 @@ pub fn tcp_super(from: Guest, to: Guest, payload: &[u8], size: u16) -> (Vec<u8>,
     (frame, Offload { csum, gso: Some(Gso { kind: GsoKind::TcpV4, size, ecn: false }) })
 }
 
+/// A UDP super-frame as a TAP gives it: datagrams of `size` bytes, partial checksum.
+pub fn udp_super(from: Guest, to: Guest, payload: &[u8], size: u16) -> (Vec<u8>, Offload) {
+    let mut frame = udp(from, to, payload, true);
+    let layout = Layout::of(&frame).unwrap();
+    let pseudo = layout.pseudo(&frame, 8 + payload.len()).fold();
+    frame[40..42].copy_from_slice(&pseudo.to_be_bytes());
+    let csum = Csum::Partial { start: 34, offset: 6 };
+    (frame, Offload { csum, gso: Some(Gso { kind: GsoKind::Udp, size, ecn: false }) })
+}
+
 fn ipv4(from: Guest, to: Guest, protocol: u8, l4: &[u8], dont_fragment: bool) -> Vec<u8> {
     let mut frame = vec![0; 34];
     EthernetHeader { dst: to.mac(), src: from.mac(), ethertype: ETHERTYPE_IPV4 }.emit(&mut frame);
