@@ -256,27 +256,51 @@ pub struct FabricReport {
     pub hosts: Vec<HostStatus>,
 }
 
-/// What a request to change intent did. Objects are listed as printed: `port red/a`.
+/// What a request to change intent did.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct ApplyReport {
-    /// The generation in which the content of the request stands; with `dry_run` the one it was compared with.
+    /// The generation in which the content of the request stands; of a dry run the one it was compared with.
     pub generation: u64,
     /// Whether nothing was done, only planned.
     pub dry_run: bool,
-    /// Objects that were not there before.
-    pub created: Vec<String>,
-    /// Objects that were changed.
-    pub updated: Vec<String>,
-    /// Objects that are gone.
-    pub deleted: Vec<String>,
-    /// Objects that were as wanted already.
-    pub unchanged: Vec<String>,
+    /// What became of each object.
+    pub changes: Vec<ObjectChange>,
+}
+
+impl ApplyReport {
+    /// The objects of which this became, as printed.
+    pub fn of(&self, change: ChangeKind) -> impl Iterator<Item = &str> {
+        self.changes.iter().filter(move |one| one.change == change).map(|one| one.object.as_str())
+    }
+}
+
+/// What became of an object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ObjectChange {
+    /// The object, as in `port red/a`.
+    pub object: String,
+    /// What became of it.
+    pub change: ChangeKind,
+}
+
+/// What became of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ChangeKind {
+    /// It was not there before.
+    Created,
+    /// It is gone.
+    Deleted,
+    /// It was as wanted already.
+    Unchanged,
+    /// It was there and is different now.
+    Updated,
 }
 
 /// Why a request was refused (RFC 9457).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
-    /// The sort of problem; stable, for programs: `about:blank#invalid`, `about:blank#conflict`.
+    /// The sort of problem, stable, for programs: `urn:weft:problem:invalid`.
     #[serde(rename = "type")]
     pub kind: String,
     /// The sort of problem, for people.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use weft_api::object::{FieldError, FieldErrors, FieldProblem, Kind, Name, Object, ObjectKey};
-use weft_api::report::ApplyReport;
+use weft_api::report::{ApplyReport, ChangeKind, ObjectChange};
 
 use crate::allocate::{allocate, inherit};
 use crate::store::{Snapshot, Store, StoreError, Stored, Txn};
@@ -43,6 +43,24 @@ pub struct Request<'a> {
     pub revisions: Vec<(ObjectKey, Option<u64>)>,
     /// Plan, and tell, but do not commit.
     pub dry_run: bool,
+}
+
+/// A [`Request`] that owns its documents, to be sent to another thread.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "as in Request")]
+pub struct OwnedRequest {
+    pub verb: Verb,
+    pub documents: Vec<Document>,
+    pub revisions: Vec<(ObjectKey, Option<u64>)>,
+    pub dry_run: bool,
+}
+
+impl OwnedRequest {
+    /// The request.
+    pub fn borrowed(&self) -> Request<'_> {
+        let Self { verb, documents, revisions, dry_run } = self;
+        Request { verb: *verb, documents, revisions: revisions.clone(), dry_run: *dry_run }
+    }
 }
 
 /// Why a request was refused. Nothing of it is in the store.
@@ -129,34 +147,33 @@ pub fn plan(now: &Snapshot, request: &Request<'_>, random: &mut dyn FnMut() -> u
 
 /// The transaction that leads from before to after.
 fn difference(proposal: &Proposal, request: &Request<'_>) -> Plan {
-    let mut report =
-        ApplyReport { generation: proposal.before.generation, dry_run: request.dry_run, ..ApplyReport::default() };
     let mut txn =
         Txn { generation: Some(proposal.before.generation), revisions: request.revisions.clone(), ..Txn::default() };
+    let mut changes = Vec::new();
+    let mut note = |key: &ObjectKey, change| changes.push(ObjectChange { object: key.to_string(), change });
     // Allocation may fill in objects that the request does not name: ports whose network got its first subnet.
     for (key, stored) in &proposal.after.objects {
-        let list = match proposal.before.object(key) {
+        match proposal.before.object(key) {
             Some(before) if *before == *stored.object => {
                 if proposal.puts.contains(key) {
-                    report.unchanged.push(key.to_string());
+                    note(key, ChangeKind::Unchanged);
                 }
                 continue;
             }
-            Some(_) => &mut report.updated,
-            None => &mut report.created,
-        };
-        list.push(key.to_string());
+            Some(_) => note(key, ChangeKind::Updated),
+            None => note(key, ChangeKind::Created),
+        }
         txn.puts.push(Object::clone(&stored.object));
     }
     for key in &proposal.deletes {
-        let there = proposal.before.objects.contains_key(key);
-        let list = if there { &mut report.deleted } else { &mut report.unchanged };
-        list.push(key.to_string());
-        if there {
+        if proposal.before.objects.contains_key(key) {
+            note(key, ChangeKind::Deleted);
             txn.deletes.push(key.clone());
+        } else {
+            note(key, ChangeKind::Unchanged);
         }
     }
-    Plan { txn, report }
+    Plan { txn, report: ApplyReport { generation: proposal.before.generation, dry_run: request.dry_run, changes } }
 }
 
 /// Documents, sorted by what they turned out to be.

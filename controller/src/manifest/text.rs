@@ -28,6 +28,11 @@ pub struct Document {
 }
 
 impl Document {
+    /// A document that comes from no text.
+    pub fn from_value(value: Value) -> Self {
+        Self { value, lines: BTreeMap::new() }
+    }
+
     /// The line of the field, or of the nearest one around it.
     pub fn line(&self, path: &str) -> Option<u64> {
         let mut path = path;
@@ -49,7 +54,7 @@ pub fn documents(text: &str) -> Result<Vec<Document>, FieldErrors> {
         return Err(refuse(None, format!("the text is {} bytes long", text.len()), "send it in parts of up to 16 MiB"));
     }
     let documents = match json_values(text) {
-        Some(values) => values.into_iter().map(|value| Document { value, lines: BTreeMap::new() }).collect(),
+        Some(values) => values.into_iter().map(Document::from_value).collect(),
         None => yaml_documents(text)?,
     };
     if documents.len() > DOCUMENTS_MAX {

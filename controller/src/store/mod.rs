@@ -109,6 +109,12 @@ pub enum StoreError {
         /// How many there would be.
         count: usize,
     },
+    /// Another process has the file open.
+    #[error("the store {path} is in use by another controller: stop that one, or choose another file")]
+    Busy {
+        /// The file.
+        path: String,
+    },
     /// The disk failed. Whether the transaction is on it is known only after reopening.
     #[error("the store {path} cannot be used: {source}: check the disk and the file's rights, then start again")]
     Disk {

@@ -191,7 +191,11 @@ fn write_change(database: &Database, change: &Change, rows: &[(String, Vec<u8>)]
 }
 
 fn disk(path: &str, source: redb::Error) -> StoreError {
-    StoreError::Disk { path: path.to_owned(), source: Box::new(source) }
+    let path = path.to_owned();
+    match source {
+        redb::Error::DatabaseAlreadyOpen => StoreError::Busy { path },
+        source => StoreError::Disk { path, source: Box::new(source) },
+    }
 }
 
 #[cfg(test)]
@@ -216,6 +220,15 @@ mod tests {
         assert_eq!(store.snapshot(), before);
         let deletes = vec![ObjectKey::global(Kind::Tenant, &name)];
         assert_eq!(store.commit(Txn { deletes, ..Txn::default() }).unwrap().generation, 2);
+    }
+
+    #[test]
+    fn a_file_that_is_in_use_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.redb");
+        let _in_use = RedbStore::open(&path, String::new).unwrap();
+        let told = RedbStore::open(&path, String::new).unwrap_err().to_string();
+        assert!(told.contains("is in use by another controller"), "{told}");
     }
 
     #[test]
