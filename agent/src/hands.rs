@@ -89,15 +89,16 @@ impl Hands {
     /// Takes from a running vswitch what we do not hold, and gives it what it does not have.
     fn bring_up(&mut self, fresh: bool) -> Result<Started, Failure> {
         let mut has = BTreeSet::new();
+        let mut has_underlay = false;
         if !fresh {
             let inventory = self.ask(Client::inventory)?;
             for (device, fds) in inventory.ports {
                 has.insert(device.id);
                 self.ports.entry(device.id).or_insert(Opened { device, fds });
             }
-            if inventory.underlay.is_some() {
-                self.underlay = inventory.underlay;
-            }
+            has_underlay = inventory.underlay.is_some();
+            // Whatever we hold instead is of an earlier vswitch; this one's queues hold what is on its way.
+            self.underlay = inventory.underlay.or_else(|| self.underlay.take());
         }
         let missing: Vec<PortId> = self.ports.keys().filter(|id| !has.contains(id)).copied().collect();
         for id in missing {
@@ -106,17 +107,8 @@ impl Hands {
                 self.ports.remove(&id);
             }
         }
-        if fresh && let Some((underlay, fds)) = self.underlay.take() {
-            let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-            match self.ask(|client| client.attach_underlay(underlay.clone(), &borrowed)) {
-                Ok(()) => self.underlay = Some((underlay, fds)),
-                // Such as another number of workers: it is opened anew for this one.
-                Err(Failure::Refused(why)) => tracing::warn!("the underlay's sockets are opened anew: {why}"),
-                Err(lost) => {
-                    self.underlay = Some((underlay, fds));
-                    return Err(lost);
-                }
-            }
+        if !has_underlay {
+            self.give_underlay()?;
         }
         let status = self.ask(Client::status)?;
         let reports = self.ask(Client::ports)?;
@@ -128,6 +120,23 @@ impl Hands {
             underlay: self.underlay.as_ref().map(|(underlay, _)| underlay.clone()),
             ..Started::default()
         })
+    }
+
+    /// Attaches the underlay that is held, if it is and fits.
+    fn give_underlay(&mut self) -> Result<(), Failure> {
+        let Some((underlay, fds)) = self.underlay.take() else { return Ok(()) };
+        let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+        match self.ask(|client| client.attach_underlay(underlay.clone(), &borrowed)) {
+            // Such as another number of workers: it is opened anew for this one.
+            Err(Failure::Refused(why)) => {
+                tracing::warn!("the underlay's sockets are opened anew: {why}");
+                Ok(())
+            }
+            given => {
+                self.underlay = Some((underlay, fds));
+                given
+            }
+        }
     }
 
     fn open_underlay(&mut self) -> Result<Underlay, String> {
@@ -239,3 +248,6 @@ enum Failure {
 fn json(report: &impl Serialize) -> Result<Vec<u8>, String> {
     serde_json::to_vec(report).map_err(|e| e.to_string())
 }
+
+#[cfg(test)]
+mod tests;
