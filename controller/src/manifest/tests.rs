@@ -137,6 +137,19 @@ fn ports_of_a_network_get_addresses_when_its_first_subnet_comes() {
     assert_eq!(port(&store, "a").spec.addresses.unwrap().len(), 1);
 }
 
+#[test]
+fn ten_thousand_ports_are_one_request() {
+    let store = MemoryStore::new("s");
+    put(&store, &BASE.replace("10.9.0.0/29", "10.9.0.0/16"));
+    let ports: Vec<String> = (0..10_000).map(|index| port_text(&format!("p{index}"), "")).collect();
+    let begun = std::time::Instant::now();
+    let report = put(&store, &ports.join("---\n"));
+    println!("10,000 ports applied in {:?}", begun.elapsed());
+    assert_eq!((report.generation, report.of(ChangeKind::Created).count()), (2, 10_000));
+    check_unique(&store.snapshot());
+    assert_eq!(put(&store, &ports.join("---\n")).generation, 2);
+}
+
 /// One step of a random life: put or delete one of a few objects, with values that are often wrong.
 fn step() -> impl Strategy<Value = (Verb, String)> {
     let host = (1..3u8, 0..3u8, 100..1700u16).prop_map(|(n, a, mtu)| {
