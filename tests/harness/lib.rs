@@ -5,6 +5,7 @@
 
 pub mod inventory;
 pub mod lab;
+pub mod sim;
 pub mod skip;
 pub mod traffic;
 
