@@ -1,2 +1,7 @@
 //! The weft binary.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    weft_cli::main()
+}

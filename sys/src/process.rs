@@ -97,6 +97,22 @@ pub fn open_pid(pid: u32) -> io::Result<OwnedFd> {
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?)
 }
 
+/// Who is at the other end of a Unix socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// The process; `None` when it is in a pid namespace that this process does not see into.
+    pub pid: Option<u32>,
+    /// Its user.
+    pub uid: u32,
+}
+
+/// Asks who connected, or who listens. rustix cannot: its process ids are never zero, the kernel's here may be.
+pub fn peer(socket: impl AsFd) -> io::Result<Peer> {
+    // A `struct ucred`: process, user, group.
+    let [pid, uid, _] = crate::raw::option::<[u32; 3]>(socket.as_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED)?;
+    Ok(Peer { pid: Some(pid).filter(|&pid| pid > 0), uid })
+}
+
 /// Waits for a process to end; false when it still runs after `timeout`.
 pub fn wait_exit(pidfd: impl AsFd, timeout: Option<Duration>) -> io::Result<bool> {
     let timeout = timeout.map(crate::epoll::timespec);
@@ -173,6 +189,12 @@ pub fn reap() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_peer_of_a_socket_pair_is_this_process() {
+        let (a, _b) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert_eq!(peer(&a).unwrap(), Peer { pid: Some(std::process::id()), uid: rustix::process::getuid().as_raw() });
+    }
 
     #[test]
     fn the_end_of_a_process_is_seen_and_a_signal_reaches_it() {

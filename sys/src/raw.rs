@@ -70,6 +70,8 @@ unsafe impl Plain for u32 {}
 // SAFETY: an array of integers has no padding.
 unsafe impl Plain for [u32; 2] {}
 // SAFETY: an array of integers has no padding.
+unsafe impl Plain for [u32; 3] {}
+// SAFETY: an array of integers has no padding.
 unsafe impl Plain for [u32; 4] {}
 
 pub(crate) fn set_option<T: Plain>(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: T) -> io::Result<()> {

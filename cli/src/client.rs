@@ -1,0 +1,242 @@
+//! The client of the REST API: HTTP/1.1 over the controller's Unix socket or over TLS.
+//!
+//! One connection per request: a command makes a handful, and a stale connection would be one more thing to explain.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use hyper::{Method, Request, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use weft_api::report::Problem;
+
+use crate::args::Global;
+use crate::exit::{Refused, Unreachable};
+use crate::lab::keeper::API_SOCKET;
+use crate::lab::registry;
+
+/// Where the API is and how to get in.
+#[derive(Debug, Clone)]
+pub struct Client {
+    endpoint: Endpoint,
+    timeout: Duration,
+}
+
+#[derive(Clone)]
+enum Endpoint {
+    Unix(PathBuf),
+    Tls { host: String, port: u16, token: String, config: Arc<rustls::ClientConfig> },
+}
+
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            // Without the token: nobody wants it in a log.
+            Self::Tls { host, port, .. } => write!(f, "https://{host}:{port}"),
+        }
+    }
+}
+
+/// Answers longer than this are cut off.
+const BODY_LEN_MAX: usize = 64 << 20;
+const TIMEOUT: Duration = Duration::from_secs(20);
+const PORT_HTTPS: u16 = 443;
+
+impl Client {
+    /// By the common options: the API that is named, the lab that is named, the only lab, this host's controller.
+    pub fn open(global: &Global) -> Result<Self> {
+        let endpoint = match &global.api {
+            Some(url) => Endpoint::parse(url, global)?,
+            None if global.lab.is_none() && registry::names()?.is_empty() => Endpoint::of_this_host()?,
+            None => return Ok(Self::of_lab(&registry::connect(global.lab.as_deref())?)),
+        };
+        Ok(Self { endpoint, timeout: TIMEOUT })
+    }
+
+    /// The controller of a lab.
+    pub fn of_lab(lab: &registry::Lab) -> Self {
+        Self { endpoint: Endpoint::Unix(lab.path(API_SOCKET)), timeout: TIMEOUT }
+    }
+
+    /// With this much time for an answer.
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self { timeout, ..self.clone() }
+    }
+
+    /// Asks for something.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let (_, body) = self.request(Method::GET, path, "application/json", String::new()).await?;
+        read(path, &body)
+    }
+
+    /// Sends a text and reads the answer.
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, content_type: &str, body: String) -> Result<T> {
+        let (_, body) = self.request(Method::POST, path, content_type, body).await?;
+        read(path, &body)
+    }
+
+    /// Deletes something.
+    pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let (_, body) = self.request(Method::DELETE, path, "application/json", String::new()).await?;
+        read(path, &body)
+    }
+
+    async fn request(&self, method: Method, path: &str, kind: &str, body: String) -> Result<(StatusCode, Bytes)> {
+        let answer = tokio::time::timeout(self.timeout, self.exchange(method, path, kind, body)).await;
+        let late = |_| Unreachable(format!("{:?} did not answer within {} s", self.endpoint, self.timeout.as_secs()));
+        let (status, body) = answer.map_err(late)??;
+        if status.is_success() { Ok((status, body)) } else { Err(refusal(status, &body)) }
+    }
+
+    async fn exchange(&self, method: Method, path: &str, kind: &str, body: String) -> Result<(StatusCode, Bytes)> {
+        let mut request = Request::builder().method(method).uri(path).header(CONTENT_TYPE, kind);
+        match &self.endpoint {
+            Endpoint::Unix(socket) => {
+                let stream = UnixStream::connect(socket).await.map_err(|e| unreachable_unix(socket, &e))?;
+                request = request.header(HOST, "weft");
+                send(stream, request.body(Full::from(body))?).await
+            }
+            Endpoint::Tls { host, port, token, config } => {
+                let tcp = TcpStream::connect((host.as_str(), *port)).await;
+                let tcp = tcp.map_err(|e| Unreachable(format!("cannot connect to {host}:{port}: {e}")))?;
+                let name = ServerName::try_from(host.clone()).with_context(|| format!("`{host}` is no server name"))?;
+                let tls = TlsConnector::from(config.clone()).connect(name, tcp).await.map_err(|e| {
+                    Unreachable(format!("no TLS session with {host}:{port}: {e}; --ca must name the fabric's CA"))
+                })?;
+                request = request.header(HOST, host).header(AUTHORIZATION, format!("Bearer {token}"));
+                send(tls, request.body(Full::from(body))?).await
+            }
+        }
+    }
+}
+
+impl Endpoint {
+    fn of_this_host() -> Result<Self> {
+        if Path::new(API_SOCKET).exists() {
+            return Ok(Self::Unix(API_SOCKET.into()));
+        }
+        Err(Unreachable(format!(
+            "no lab is running and this host has no controller at {API_SOCKET}: start a lab with `weft lab up FILE`, \
+             or name a controller with --api"
+        ))
+        .into())
+    }
+
+    fn parse(url: &str, global: &Global) -> Result<Self> {
+        if let Some(path) = url.strip_prefix("unix:") {
+            return Ok(Self::Unix(path.into()));
+        }
+        let uri: Uri = url.parse().with_context(|| format!("--api: `{url}` is no URL"))?;
+        let (Some("https"), Some(host)) = (uri.scheme_str(), uri.host()) else {
+            bail!("--api: `{url}` is neither unix:PATH nor https://HOST:PORT");
+        };
+        let Some(token_file) = &global.token_file else { bail!("https needs a token: give --token-file FILE") };
+        let Some(ca) = &global.ca else { bail!("https needs the fabric's CA: give --ca FILE") };
+        let token = fs::read_to_string(token_file).with_context(|| format!("--token-file {}", token_file.display()))?;
+        Ok(Self::Tls {
+            host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            port: uri.port_u16().unwrap_or(PORT_HTTPS),
+            token: token.trim().to_owned(),
+            config: Arc::new(tls_config(ca)?),
+        })
+    }
+}
+
+fn tls_config(ca: &Path) -> Result<rustls::ClientConfig> {
+    let what = || format!("--ca {}: cannot be read as certificates (PEM)", ca.display());
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(ca).with_context(what)? {
+        roots.add(certificate.with_context(what)?).with_context(what)?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+async fn send<S>(stream: S, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes)>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let broken = |e: hyper::Error| Unreachable(format!("the controller broke off: {e}"));
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let driver = tokio::spawn(connection);
+    let response = sender.send_request(request).await.map_err(broken)?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), BODY_LEN_MAX).collect().await;
+    driver.abort();
+    let body = body.map_err(|e| anyhow!("the controller's answer cannot be read: {e}"))?.to_bytes();
+    Ok((status, body))
+}
+
+fn unreachable_unix(socket: &Path, error: &std::io::Error) -> Unreachable {
+    let fix = match error.kind() {
+        std::io::ErrorKind::PermissionDenied => "only the user that runs the controller may use it",
+        _ => "is the controller running?",
+    };
+    Unreachable(format!("cannot connect to {}: {error}; {fix}", socket.display()))
+}
+
+fn read<T: DeserializeOwned>(path: &str, body: &[u8]) -> Result<T> {
+    let body = if body.is_empty() { b"null" } else { body };
+    serde_json::from_slice(body).with_context(|| format!("the answer to {path} is not what this build of weft expects"))
+}
+
+/// What the API says about a refused request: what happened, and each mistake on a line.
+fn refusal(status: StatusCode, body: &[u8]) -> anyhow::Error {
+    let Ok(problem) = serde_json::from_slice::<Problem>(body) else {
+        let text = String::from_utf8_lossy(body);
+        let text = if text.is_empty() { String::new() } else { format!(": {}", text.trim()) };
+        return Refused(format!("the API refused: {status}{text}")).into();
+    };
+    let mut lines = vec![problem.detail];
+    lines.extend(problem.errors.iter().map(|m| format!("  {m}")));
+    let text = lines.join("\n");
+    // A host that is not connected, or does not answer in time, was not reached either.
+    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT) {
+        return Unreachable(text).into();
+    }
+    Refused(text).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_every_mistake() {
+        let body = serde_json::json!({
+            "type": "urn:weft:problem:invalid",
+            "title": "Unprocessable Entity",
+            "status": 422,
+            "detail": "2 mistakes, nothing was applied",
+            "errors": [
+                {"document": 0, "object": "port red/a", "path": "spec.host", "why": "no host `x`", "fix": "add it"},
+                {"document": 1, "object": "", "path": "kind", "why": "missing", "fix": ""},
+            ],
+        });
+        let text = refusal(StatusCode::BAD_REQUEST, body.to_string().as_bytes()).to_string();
+        assert!(text.starts_with("2 mistakes"), "{text}");
+        assert!(
+            text.contains("port red/a: spec.host: no host `x`: add it") && text.contains("document 2: kind"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_refusal_without_a_known_body_still_says_something() {
+        let text = refusal(StatusCode::NOT_FOUND, b"gone").to_string();
+        assert_eq!(text, "the API refused: 404 Not Found: gone");
+    }
+}

@@ -1,0 +1,177 @@
+//! Front-ends of the long-running processes: options in, configuration out.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use tracing_subscriber::EnvFilter;
+use weft_controller::{ApiTcp, PushSecurity, pki};
+use weft_program::message::Rung;
+
+use crate::args::RungName;
+
+/// `weft controller`.
+#[derive(Debug, Args)]
+pub struct ControllerArgs {
+    /// Directory that `weft pki init` made
+    #[arg(long, value_name = "DIR", default_value = "/etc/weft/pki")]
+    pub pki: PathBuf,
+    /// File of the store
+    #[arg(long, value_name = "FILE", default_value = "/var/lib/weft/store.redb")]
+    pub store: PathBuf,
+    /// Where agents connect (gRPC with mutual TLS)
+    #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:7443")]
+    pub listen: SocketAddr,
+    /// Unix socket of the API, for the user that runs the controller
+    #[arg(long, value_name = "PATH", default_value = "/run/weft/api.sock")]
+    pub api_socket: PathBuf,
+    /// Offer the API on TCP as well (TLS and the bearer token in DIR/api.token)
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub api_listen: Option<SocketAddr>,
+    /// No TLS towards agents; on loopback only
+    #[arg(long)]
+    pub insecure: bool,
+}
+
+/// `weft agent`.
+#[derive(Debug, Args)]
+pub struct AgentArgs {
+    /// The controller, https://HOST:PORT
+    #[arg(long, value_name = "URL", env = "WEFT_CONTROLLER")]
+    pub controller: String,
+    /// Directory that `weft host enroll` made for this host
+    #[arg(long, value_name = "DIR", default_value = "/etc/weft/host")]
+    pub pki: PathBuf,
+    /// This host's underlay address, the VTEP
+    #[arg(long, value_name = "ADDR")]
+    pub address: IpAddr,
+    /// UDP port of VXLAN
+    #[arg(long, value_name = "PORT", default_value_t = weft_api::object::UDP_PORT_DEFAULT)]
+    pub udp_port: u16,
+    /// The Host object's name [default: the one in the certificate]
+    #[arg(long, value_name = "NAME")]
+    pub host: Option<String>,
+    /// Where the last program is kept
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/weft")]
+    pub state_dir: PathBuf,
+    /// The vswitch's control socket
+    #[arg(long, value_name = "PATH", default_value = "/run/weft/vswitch.sock")]
+    pub control: PathBuf,
+    /// Worker threads of the vswitch; 0 lets it choose
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub workers: usize,
+    /// Use no better rung of the capability ladder than this
+    #[arg(long, value_enum)]
+    pub rung: Option<RungName>,
+    /// No TLS towards the controller; on loopback only
+    #[arg(long, requires = "host")]
+    pub insecure: bool,
+}
+
+/// `weft vswitch`.
+#[derive(Debug, Args)]
+pub struct VswitchArgs {
+    /// Where its agent finds it
+    #[arg(long, value_name = "PATH")]
+    pub control: PathBuf,
+    /// Worker threads; 0 leaves one processor free
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub workers: usize,
+}
+
+impl From<RungName> for Rung {
+    fn from(name: RungName) -> Self {
+        match name {
+            RungName::Single => Self::Single,
+            RungName::Batch => Self::Batch,
+            RungName::Segment => Self::Segment,
+        }
+    }
+}
+
+/// `weft controller`.
+pub fn controller(args: ControllerArgs) -> Result<()> {
+    log_to_stderr();
+    let file = |name: &str| args.pki.join(name);
+    let push_security = if args.insecure {
+        PushSecurity::Insecure
+    } else {
+        PushSecurity::Tls {
+            certificate: file(pki::file::CONTROLLER),
+            key: file(pki::file::CONTROLLER_KEY),
+            ca: file(pki::file::CA),
+        }
+    };
+    let api_tcp = args.api_listen.map(|listen| ApiTcp {
+        listen,
+        certificate: file(pki::file::CONTROLLER),
+        key: file(pki::file::CONTROLLER_KEY),
+        token_file: file(pki::file::TOKEN),
+    });
+    let config = weft_controller::Config {
+        store: args.store,
+        api_socket: args.api_socket,
+        api_tcp,
+        push_listen: args.listen,
+        push_security,
+        build: env!("CARGO_PKG_VERSION").into(),
+    };
+    Ok(weft_controller::run(config)?)
+}
+
+/// `weft agent`.
+pub fn agent(args: AgentArgs) -> Result<()> {
+    log_to_stderr();
+    let security = if args.insecure {
+        weft_agent::Security::Insecure
+    } else {
+        weft_agent::Security::Tls {
+            ca: args.pki.join(pki::file::CA),
+            cert: args.pki.join(pki::file::HOST),
+            key: args.pki.join(pki::file::HOST_KEY),
+            server_name: Some(pki::CONTROLLER_NAME.into()),
+        }
+    };
+    let host = match &args.host {
+        Some(host) => host.clone(),
+        None => host_of(&args.pki)?,
+    };
+    let config = weft_agent::Config {
+        host,
+        controller: args.controller,
+        security,
+        state_dir: args.state_dir,
+        control: args.control,
+        underlay: args.address,
+        udp_port: args.udp_port,
+        workers: args.workers,
+        rung: args.rung.map(Rung::from),
+        vswitch: Vec::new(),
+    };
+    Ok(weft_agent::run(config)?)
+}
+
+/// `weft vswitch`.
+pub fn vswitch(args: VswitchArgs) -> Result<()> {
+    log_to_stderr();
+    Ok(weft_vswitch::run(weft_vswitch::Config { control: args.control, workers: args.workers })?)
+}
+
+/// Who the certificate says this host is.
+fn host_of(dir: &std::path::Path) -> Result<String> {
+    let path = dir.join(pki::file::HOST);
+    let certificates = pki::describe(dir).with_context(|| format!("cannot read {}", path.display()))?;
+    let names = certificates.into_iter().filter(|c| c.path == path).flat_map(|c| c.names);
+    let host = names.filter_map(|n| n.strip_prefix(pki::HOST_URI_PREFIX).map(str::to_owned)).next();
+    match host {
+        Some(host) => Ok(host),
+        None => bail!("no host's certificate at {}: make it with `weft host enroll NAME --out DIR`", path.display()),
+    }
+}
+
+/// Logs go where a supervisor collects them; WEFT_LOG chooses what, as in `WEFT_LOG=debug`.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("WEFT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+}
