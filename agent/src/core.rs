@@ -177,7 +177,7 @@ impl Core {
         let mtu = self.supervisor.underlay().map_or(0, |underlay| underlay.mtu.into());
         let hello = proto::AgentHello {
             protocol: PROTOCOL,
-            features: Vec::new(),
+            features: weft_api::wire::FEATURES.iter().map(ToString::to_string).collect(),
             instance: self.identity.instance.clone(),
             build: self.identity.build.clone(),
             position: known.then(|| to_wire(position)),

@@ -74,11 +74,12 @@ impl Keeper {
             }
             Err(e) => return Err(self.unreachable(&e)),
         };
-        let owner = rustix::net::sockopt::socket_peercred(connection.stream()).ok();
+        let owner = process::peer(connection.stream()).ok().and_then(|peer| peer.pid);
         match Client::over(connection, self.hello(), ANSWER_MAX) {
             Ok(client) => Ok(Some(client)),
             Err(ClientError::Connection(ConnectionError::TimedOut(_))) => {
-                let pid = owner.map_or(0, |o| o.pid.as_raw_nonzero().get() as u32);
+                let pid =
+                    owner.ok_or("the vswitch does not answer, and its process is hidden from this one: end it")?;
                 tracing::error!(pid, "the vswitch does not answer: it is replaced");
                 process::open_pid(pid)
                     .and_then(|pidfd| {

@@ -35,6 +35,8 @@ struct Port {
     /// `None` once the program does not have it any more.
     want: Option<PortRequest>,
     device: Device,
+    /// What it was attached to before a change of it failed: the hands may still hold that.
+    held: Option<PortRequest>,
     live: bool,
     /// Generation of the program that it first came in.
     since: u64,
@@ -74,7 +76,8 @@ impl Ports {
         for (id, request) in wanted {
             let device = Device::untried(now);
             let name = request.name.clone();
-            let port = Port { name, want: Some(request), device, live: false, since: generation, live_at: None };
+            let port =
+                Port { name, want: Some(request), device, held: None, live: false, since: generation, live_at: None };
             self.ports.insert(id, port);
         }
         self.sweep();
@@ -132,7 +135,7 @@ impl Ports {
         {
             let found = Device::Attached(as_found(device));
             let name = device.name.clone();
-            let port = Port { name, want: None, device: found, live: false, since: 0, live_at: None };
+            let port = Port { name, want: None, device: found, held: None, live: false, since: 0, live_at: None };
             self.ports.insert(device.id, port);
         }
         self.sweep();
@@ -157,6 +160,13 @@ impl Ports {
                 break;
             }
             match (&port.device, &port.want) {
+                // A change failed, and now it is wanted elsewhere or nowhere: what is held of it must not stay.
+                (Device::Absent { .. }, want)
+                    if port.held.as_ref().is_some_and(|h| want.as_ref().is_none_or(|w| w.place != h.place)) =>
+                {
+                    work.push(Work::Close(*id));
+                    port.device = Device::Closing;
+                }
                 (Device::Absent { retry_at: Some(at), .. }, Some(want)) if *at <= now => {
                     work.push(Work::Open(want.clone()));
                     port.device = Device::Opening;
@@ -164,6 +174,7 @@ impl Ports {
                 // Another MTU or MAC address: the same device is changed, and keeps the guest's addresses.
                 (Device::Attached(have), Some(want)) if have != want && have.place == want.place => {
                     work.push(Work::Open(want.clone()));
+                    port.held = Some(have.clone());
                     port.device = Device::Opening;
                 }
                 (Device::Attached(have), want) if want.as_ref() != Some(have) => {
@@ -181,6 +192,7 @@ impl Ports {
     pub fn opened(&mut self, request: PortId, result: Result<PortDevice, NotOpened>, now: Instant) {
         self.under_way = self.under_way.saturating_sub(1);
         let Some(port) = self.ports.get_mut(&request) else { return };
+        port.held.take_if(|_| result.is_ok());
         port.device = match result {
             Ok(device) => match port.want.as_ref().filter(|want| is_as_wanted(&device, want)) {
                 Some(want) => Device::Attached(want.clone()),
@@ -202,7 +214,7 @@ impl Ports {
     pub fn closed(&mut self, id: PortId, now: Instant) {
         self.under_way = self.under_way.saturating_sub(1);
         if let Some(port) = self.ports.get_mut(&id) {
-            port.device = Device::untried(now);
+            (port.device, port.held) = (Device::untried(now), None);
         }
         self.sweep();
     }
@@ -245,7 +257,7 @@ impl Ports {
     }
 
     fn sweep(&mut self) {
-        self.ports.retain(|_, p| p.want.is_some() || !matches!(p.device, Device::Absent { .. }));
+        self.ports.retain(|_, p| p.want.is_some() || p.held.is_some() || !matches!(p.device, Device::Absent { .. }));
     }
 }
 
@@ -407,6 +419,20 @@ mod tests {
         let requests = opened(&mut ports, now);
         assert_eq!(requests[0].mtu, 1400);
         assert!(ports.work(now).is_empty());
+    }
+
+    #[test]
+    fn a_device_whose_change_failed_is_closed_when_nobody_wants_it_any_more() {
+        let (mut ports, mut names, now) = a_host(&["red/a"]);
+        let id = opened(&mut ports, now)[0].id;
+        let segment = proto::Segment { id: 1, vni: 1, mtu: 1400, domain: 1, owner: String::new() };
+        ports.follow(&program(&[segment.into(), a_port("red/a", 1)]), &names, 2, now);
+        assert!(matches!(ports.work(now)[..], [Work::Open(_)]));
+        ports.opened(id, Err(NotOpened::Failed("no permission".into())), now);
+        follow(&mut ports, &mut names, &[], 3, now);
+        assert!(matches!(ports.work(now)[..], [Work::Close(closed)] if closed == id));
+        ports.closed(id, now);
+        assert!(ports.ports.is_empty());
     }
 
     #[test]
