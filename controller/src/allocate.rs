@@ -16,6 +16,8 @@ use crate::store::Snapshot;
 pub const VNI_FIRST: u32 = 4096;
 /// Random MAC addresses tried before giving up; with 2^46 of them two tries are rare.
 const MAC_TRIES_MAX: usize = 64;
+/// Random VNIs tried before taking the lowest free one.
+const VNI_TRIES_MAX: usize = 64;
 
 type NetworkKey = (Name, Name);
 
@@ -87,7 +89,7 @@ impl Free {
 
     fn fill(&mut self, object: &mut Object, random: &mut dyn FnMut() -> u64) -> Result<(), FieldProblem> {
         match object {
-            Object::Network(network) => network.spec.vni = Some(self.take_vni()?),
+            Object::Network(network) => network.spec.vni = Some(self.take_vni(random)?),
             Object::Port(port) => {
                 if port.spec.mac.is_none() {
                     port.spec.mac = Some(self.take_mac(random)?);
@@ -101,7 +103,15 @@ impl Free {
         Ok(())
     }
 
-    fn take_vni(&mut self) -> Result<Vni, FieldProblem> {
+    /// A random one: a host that is out of touch goes on with the VNIs of its last program, and must not find another
+    /// tenant's network under one of them.
+    fn take_vni(&mut self, random: &mut dyn FnMut() -> u64) -> Result<Vni, FieldProblem> {
+        for _ in 0..VNI_TRIES_MAX {
+            let drawn = VNI_FIRST + (random() % u64::from(Vni::MAX - VNI_FIRST + 1)) as u32;
+            if let Some(vni) = Vni::new(drawn).ok().filter(|vni| self.vnis.insert(*vni)) {
+                return Ok(vni);
+            }
+        }
         while let Ok(vni) = Vni::new(self.vni_next) {
             self.vni_next += 1;
             if self.vnis.insert(vni) {
