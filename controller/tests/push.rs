@@ -5,6 +5,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
@@ -163,6 +165,18 @@ impl Agent {
     }
 }
 
+/// One request over the API's socket; the body of its answer.
+async fn call(socket: &Path, method: &str, path: &str, body: &str) -> serde_json::Value {
+    let length = body.len();
+    let head = format!("{method} {path} HTTP/1.0\r\nHost: weft\r\nContent-Type: application/yaml\r\n");
+    let mut stream = UnixStream::connect(socket).await.unwrap();
+    stream.write_all(format!("{head}Content-Length: {length}\r\n\r\n{body}").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer}"));
+    serde_json::from_str(body).unwrap_or_else(|_| panic!("{answer}"))
+}
+
 async fn plain(addr: SocketAddr) -> Channel {
     Endpoint::from_shared(format!("http://{addr}")).unwrap().connect().await.unwrap()
 }
@@ -201,6 +215,38 @@ async fn intent_reaches_agents_and_comes_back_as_acknowledgements() {
     assert_eq!(why, "", "a controller that stops refuses nobody");
     assert_eq!(h1.position.unwrap().generation, third);
     assert!(h1.deltas >= 1 && h1.opened >= second && !h1.program.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manifest_is_in_force_when_apply_and_wait_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("api.sock");
+    let running = start(config(dir.path(), PushSecurity::Insecure)).await;
+    let manifest: Vec<String> = intent().iter().map(ToString::to_string).collect();
+    let applied = call(&socket, "POST", "/v1/apply", &manifest.join("\n---\n")).await;
+    let generation = applied["generation"].as_u64().unwrap_or_else(|| panic!("{applied}"));
+    let path = format!("/v1/apply/{generation}/status");
+
+    let mut agent = Agent::begin(plain(running.addr).await, Some("h1")).await.unwrap();
+    let following = tokio::spawn(async move {
+        agent.follow().await;
+        agent
+    });
+    let early = call(&socket, "GET", &format!("{path}?wait_ms=300"), "").await;
+    assert_eq!((&early["complete"], &early["laggards"][0]["host"]), (&json!(false), &json!("h2")), "{early}");
+
+    let mut second = Agent::begin(plain(running.addr).await, Some("h2")).await.unwrap();
+    let second = tokio::spawn(async move { second.follow().await });
+    let late = call(&socket, "GET", &format!("{path}?wait_ms=10000"), "").await;
+    assert_eq!((&late["complete"], &late["laggards"]), (&json!(true), &json!([])), "{late}");
+    assert!(late["p99_ms"].is_u64(), "{late}");
+
+    let status = call(&socket, "GET", "/v1/status", "").await;
+    assert_eq!(status["hosts"][0]["connected"], json!(true), "{status}");
+    assert_eq!(status["hosts"][0]["acked_generation"], json!(generation), "{status}");
+    running.finish().await;
+    assert_eq!(following.await.unwrap().position.unwrap().generation, generation);
+    second.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

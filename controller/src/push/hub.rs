@@ -14,6 +14,7 @@ use weft_api::wire::{FEATURES, PROTOCOL, Position};
 use super::host::{HostState, Session};
 use super::opening::Openings;
 use super::queries::{Queries, QueryFailure};
+use super::waiting::Waiting;
 use super::{HISTORY_MAX, Input, Output, SessionId, Wanted};
 
 /// See the module's documentation.
@@ -27,6 +28,7 @@ pub struct Hub {
     commits: VecDeque<(u64, Instant)>,
     hosts: BTreeMap<Name, HostState>,
     sessions: BTreeMap<SessionId, Name>,
+    waiting: Waiting,
     openings: Openings,
     queries: Queries,
     outputs: Vec<Output>,
@@ -43,6 +45,7 @@ impl Hub {
             commits: VecDeque::new(),
             hosts: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            waiting: Waiting::default(),
             openings: Openings::default(),
             queries: Queries::default(),
             outputs: Vec::new(),
@@ -66,7 +69,8 @@ impl Hub {
     /// When [`Input::Tick`] is due.
     pub fn deadline(&self) -> Option<Instant> {
         let hosts = self.hosts.values().filter_map(HostState::deadline);
-        hosts.chain(self.openings.deadline()).chain(self.queries.deadline()).min()
+        let others = [self.waiting.deadline(), self.openings.deadline(), self.queries.deadline()];
+        hosts.chain(others.into_iter().flatten()).min()
     }
 
     /// The store that the intent is in.
@@ -117,11 +121,25 @@ impl Hub {
         self.openings.begin(generation, changed, now);
         let hosts: Vec<Name> = self.hosts.keys().cloned().collect();
         hosts.iter().for_each(|host| self.update(now, host));
+        let declared = &self.hosts;
+        for (session, host, hello) in
+            self.waiting.admit(|host| Name::new(host).is_ok_and(|n| declared.contains_key(&n)))
+        {
+            self.connected(now, session, &host);
+            if let Some(hello) = hello {
+                self.message(now, session, hello);
+            }
+        }
     }
 
     fn connected(&mut self, now: Instant, session: SessionId, host: &str) {
         let declared = Name::new(host).ok().filter(|name| self.hosts.contains_key(name));
-        let Some(name) = declared else { return self.refuse(session, not_declared(host)) };
+        let Some(name) = declared else {
+            if !self.waiting.begin(session, host, now) {
+                self.refuse(session, not_declared(host));
+            }
+            return;
+        };
         self.end_session_of(&name, "a newer session of the same host began");
         if let Some(state) = self.hosts.get_mut(&name) {
             state.session = Some(Session::new(session, now));
@@ -139,7 +157,7 @@ impl Hub {
     }
 
     fn message(&mut self, now: Instant, session: SessionId, message: AgentMessage) {
-        let Some(name) = self.sessions.get(&session).cloned() else { return };
+        let Some(name) = self.sessions.get(&session).cloned() else { return self.waiting.hear(session, message) };
         let Some(host) = self.hosts.get_mut(&name) else { return };
         host.seen.last_contact = Some(now);
         let greeted = host.session.as_ref().is_some_and(Session::has_greeted);
@@ -215,6 +233,9 @@ impl Hub {
     }
 
     fn tick(&mut self, now: Instant) {
+        for (session, host) in self.waiting.expire(now) {
+            self.refuse(session, not_declared(&host));
+        }
         for (query, host) in self.queries.expire(now) {
             self.outputs.push(Output::Answer { query, result: Err(QueryFailure::Timeout(host)) });
         }
@@ -277,6 +298,7 @@ impl Hub {
     }
 
     fn forget(&mut self, session: SessionId) {
+        self.waiting.forget(session);
         let Some(name) = self.sessions.remove(&session) else { return };
         if let Some(host) = self.hosts.get_mut(&name) {
             host.session = None;

@@ -17,6 +17,7 @@ mod queries;
 pub mod service;
 #[cfg(test)]
 mod simulation;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,6 +35,10 @@ pub use queries::QueryFailure;
 
 /// A session must begin with a hello within this time.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// A session of a host that is not declared waits this long for that, then it is refused.
+pub const DECLARE_WAIT: Duration = Duration::from_secs(2);
+/// Sessions that wait for that.
+pub const WAITING_MAX: usize = 256;
 /// A generation opens after this time even when a connected host did not acknowledge it: dead hosts never block.
 pub const OPEN_BOUND: Duration = Duration::from_millis(500);
 /// A host that refused its whole program gets it again after this time.
@@ -75,7 +80,7 @@ pub enum Input {
     Intent {
         /// Which.
         generation: u64,
-        /// The programs of all hosts with an agent. A host that is not in here is refused.
+        /// The programs of all hosts with an agent. A host that is not in here is not declared.
         wanted: BTreeMap<Name, Arc<Wanted>>,
     },
     /// An agent opened a session and has proved which host it is.

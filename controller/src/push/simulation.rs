@@ -13,7 +13,8 @@ use weft_api::wire::proto::{
 use weft_api::wire::{Changes, FEATURES, HostProgram, PROTOCOL, Position};
 
 use super::{
-    HELLO_TIMEOUT, Hub, Input, OPEN_BOUND, Output, QUERY_TIMEOUT, QueryFailure, RETRY_DELAY, SessionId, Wanted,
+    DECLARE_WAIT, HELLO_TIMEOUT, Hub, Input, OPEN_BOUND, Output, QUERY_TIMEOUT, QueryFailure, RETRY_DELAY, SessionId,
+    Wanted,
 };
 
 const HOSTS: [&str; 3] = ["h1", "h2", "h3"];
@@ -304,8 +305,21 @@ fn an_undeclared_host_is_refused_and_a_deleted_one_loses_its_session() {
     let why = world.wires["h3"].refused.clone().unwrap();
     assert!(why.contains("no host h3 of kind weft is declared"), "{why}");
     world.connect("h3");
+    world.settle();
+    assert!(world.wires["h3"].refused.is_none(), "it may be declared any moment");
+    world.pass(DECLARE_WAIT);
     assert!(world.wires["h3"].refused.is_some());
     assert!(world.wires["h1"].refused.is_none());
+}
+
+#[test]
+fn an_agent_that_was_started_before_its_host_was_declared_is_served_at_once() {
+    let mut world = World::new();
+    HOSTS.into_iter().for_each(|host| world.connect(host));
+    world.settle();
+    world.intent(1, &HOSTS.map(|h| (h, program(&[1500]))));
+    world.settle();
+    world.check_converged();
 }
 
 #[test]
