@@ -7,10 +7,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use weft_program::connection::{Connection, ConnectionError};
 use weft_program::message::{RefuseReason, Request, Response};
 use weft_sys::epoll::{Epoll, Interest, Waker};
@@ -72,6 +73,8 @@ pub fn run(config: Config) -> Result<(), RunError> {
 struct Shared {
     control: Mutex<Control<Threads>>,
     connections: AtomicUsize,
+    /// Whoever asked for the end has its answer.
+    ended: AtomicBool,
     ending: Waker,
 }
 
@@ -90,18 +93,29 @@ fn bind(path: &Path) -> Result<UnixListener, RunError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(refused(error)),
         _ => {}
     }
-    let umask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
-    let listener = UnixListener::bind(path);
-    rustix::process::umask(umask);
-    let listener = listener.map_err(refused)?;
-    listener.set_nonblocking(true).map_err(refused)?;
-    Ok(listener)
+    listen(path).map_err(|errno| refused(errno.into()))
+}
+
+/// The socket's mode is set before it has a name, so nobody else can connect even for a moment; a umask would do that
+/// too, but to every thread's files.
+fn listen(path: &Path) -> rustix::io::Result<UnixListener> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(0o600))?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    rustix::net::listen(&socket, CONNECTIONS_MAX as i32)?;
+    Ok(UnixListener::from(socket))
 }
 
 /// Accepts connections, and ticks once per second.
 fn serve(listener: &UnixListener, signals: &OwnedFd, control: Control<Threads>) -> Result<(), RunError> {
     let ending = Waker::new().map_err(system("make an eventfd"))?;
-    let shared = Arc::new(Shared { control: Mutex::new(control), connections: AtomicUsize::new(0), ending });
+    let shared = Arc::new(Shared {
+        control: Mutex::new(control),
+        connections: AtomicUsize::new(0),
+        ended: AtomicBool::new(false),
+        ending,
+    });
     let mut epoll = Epoll::new().map_err(system("make an epoll instance"))?;
     epoll.add(listener, 0, Interest::Read).map_err(system("wait for the control socket"))?;
     epoll.add(&shared.ending, 1, Interest::Read).map_err(system("wait for an eventfd"))?;
@@ -110,7 +124,7 @@ fn serve(listener: &UnixListener, signals: &OwnedFd, control: Control<Threads>) 
         let events = epoll.wait(Some(TICK)).map_err(system("wait"))?;
         let signalled = events.iter().any(|event| event.token == SIGNAL);
         let mut control = shared.control();
-        if control.is_ending() || signalled {
+        if signalled || shared.ended.load(Ordering::Acquire) {
             control.fleet.stop();
             return Ok(());
         }
@@ -139,10 +153,12 @@ fn serve(listener: &UnixListener, signals: &OwnedFd, control: Control<Threads>) 
 fn serve_connection(mut connection: Connection, shared: &Shared) {
     let mut greeted = false;
     loop {
+        let mut ends = false;
         let answers = match connection.receive::<Request>(None) {
             Ok((request, fds)) if greeted || matches!(request, Request::Hello(_)) => {
                 let mut control = shared.control();
                 let answers = control.handle(Instant::now(), request, fds);
+                ends = control.is_ending();
                 greeted |= answers.iter().any(|answer| matches!(answer.response, Response::Hello(_)));
                 answers
             }
@@ -154,11 +170,12 @@ fn serve_connection(mut connection: Connection, shared: &Shared) {
                 return;
             }
         };
-        if !answer(&mut connection, answers) {
-            return;
-        }
-        if shared.control().is_ending() {
+        let answered = answer(&mut connection, answers);
+        if ends {
+            shared.ended.store(true, Ordering::Release);
             shared.ending.wake();
+        }
+        if ends || !answered {
             return;
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Guests `a` (port 1) and `c` (port 3) are on host 0, `b` (port 2) on host 1; one segment, VNI 42, underlay MTU 1600.
 
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+pub(crate) mod real;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Instant;
@@ -25,49 +25,49 @@ use weft_vswitch::control::Control;
 use weft_vswitch::port::MemoryEnd;
 use weft_vswitch::underlay::{MemoryDatagram, UnderlayEnd};
 
-pub const A: Guest = Guest { port: PortId(1), host: 0, last: 1 };
-pub const B: Guest = Guest { port: PortId(2), host: 1, last: 2 };
-pub const C: Guest = Guest { port: PortId(3), host: 0, last: 3 };
-pub const ALL_OFFLOADS: Offloads = Offloads { csum: true, tso: true, tso_ecn: true, uso: true };
-pub const UNDERLAY_MTU: u16 = 1600;
-pub const VNI: u32 = 42;
+pub(crate) const A: Guest = Guest { port: PortId(1), host: 0, last: 1 };
+pub(crate) const B: Guest = Guest { port: PortId(2), host: 1, last: 2 };
+pub(crate) const C: Guest = Guest { port: PortId(3), host: 0, last: 3 };
+pub(crate) const ALL_OFFLOADS: Offloads = Offloads { csum: true, tso: true, tso_ecn: true, uso: true };
+pub(crate) const UNDERLAY_MTU: u16 = 1600;
+pub(crate) const VNI: u32 = 42;
 
 /// Who has which port and address.
 #[derive(Debug, Clone, Copy)]
-pub struct Guest {
-    pub port: PortId,
-    pub host: usize,
-    pub last: u8,
+pub(crate) struct Guest {
+    pub(crate) port: PortId,
+    pub(crate) host: usize,
+    pub(crate) last: u8,
 }
 
 impl Guest {
-    pub fn mac(self) -> MacAddr {
+    pub(crate) fn mac(self) -> MacAddr {
         MacAddr([2, 0, 0, 0, 0, self.last])
     }
 
-    pub fn ip(self) -> Ipv4Addr {
+    pub(crate) fn ip(self) -> Ipv4Addr {
         Ipv4Addr::new(10, 9, 0, self.last)
     }
 }
 
 /// One vswitch and the far ends of its ports.
-pub struct Host {
-    pub vswitch: Control<Inline>,
-    pub guests: Vec<(PortId, MemoryEnd)>,
-    pub underlay: UnderlayEnd,
+pub(crate) struct Host {
+    pub(crate) vswitch: Control<Inline>,
+    pub(crate) guests: Vec<(PortId, MemoryEnd)>,
+    pub(crate) underlay: UnderlayEnd,
 }
 
-pub struct World {
-    pub hosts: Vec<Host>,
-    pub now: Instant,
+pub(crate) struct World {
+    pub(crate) hosts: Vec<Host>,
+    pub(crate) now: Instant,
     /// Puts equally long datagrams together, as UDP_GRO does.
-    pub gro: bool,
+    pub(crate) gro: bool,
     /// Datagrams that crossed.
-    pub crossed: Vec<MemoryDatagram>,
+    pub(crate) crossed: Vec<MemoryDatagram>,
 }
 
 impl World {
-    pub fn new(workers: usize, rung: Rung, offloads: Offloads) -> Self {
+    pub(crate) fn new(workers: usize, rung: Rung, offloads: Offloads) -> Self {
         let now = Instant::now();
         let host = |index: usize| {
             let mut vswitch = Control::inline(workers, 7, now).unwrap();
@@ -83,20 +83,20 @@ impl World {
         Self { hosts: vec![host(0), host(1)], now, gro: rung == Rung::Segment, crossed: Vec::new() }
     }
 
-    pub fn end(&self, guest: Guest) -> &MemoryEnd {
+    pub(crate) fn end(&self, guest: Guest) -> &MemoryEnd {
         &self.hosts[guest.host].guests.iter().find(|(id, _)| *id == guest.port).unwrap().1
     }
 
-    pub fn send(&mut self, from: Guest, frame: &[u8], offload: Offload) {
+    pub(crate) fn send(&mut self, from: Guest, frame: &[u8], offload: Offload) {
         assert!(self.end(from).push(frame, offload));
     }
 
-    pub fn received(&self, guest: Guest) -> Vec<(Vec<u8>, Offload)> {
+    pub(crate) fn received(&self, guest: Guest) -> Vec<(Vec<u8>, Offload)> {
         std::iter::from_fn(|| self.end(guest).pop()).collect()
     }
 
     /// Runs until nothing moves any more.
-    pub fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         for _ in 0..100 {
             let moved: usize = self.hosts.iter_mut().map(|host| host.vswitch.step(self.now)).sum();
             if moved + self.cross() == 0 {
@@ -123,7 +123,7 @@ impl World {
     }
 
     /// The ledgers of both hosts, each balanced.
-    pub fn balanced(&mut self) -> Vec<Ledger> {
+    pub(crate) fn balanced(&mut self) -> Vec<Ledger> {
         let now = self.now;
         self.hosts
             .iter_mut()
@@ -134,30 +134,30 @@ impl World {
 }
 
 impl Host {
-    pub fn ask(&mut self, now: Instant, request: Request) -> Response {
+    pub(crate) fn ask(&mut self, now: Instant, request: Request) -> Response {
         self.vswitch.handle(now, request, Vec::new()).pop().unwrap().response
     }
 
-    pub fn ledger(&mut self, now: Instant) -> LedgerReport {
+    pub(crate) fn ledger(&mut self, now: Instant) -> LedgerReport {
         match self.ask(now, Request::Ledger) {
             Response::Ledger(report) => report,
             other => panic!("{other:?}"),
         }
     }
 
-    pub fn port(&mut self, now: Instant, id: PortId) -> PortReport {
+    pub(crate) fn port(&mut self, now: Instant, id: PortId) -> PortReport {
         match self.ask(now, Request::Ports) {
             Response::Ports(ports) => ports.into_iter().find(|port| port.device.id == id).unwrap(),
             other => panic!("{other:?}"),
         }
     }
 
-    pub fn drops(&mut self, now: Instant, reason: DropReason) -> u64 {
+    pub(crate) fn drops(&mut self, now: Instant, reason: DropReason) -> u64 {
         self.ledger(now).drops.iter().filter(|row| row.reason == reason).map(|row| row.frames).sum()
     }
 }
 
-pub fn sum(report: &LedgerReport) -> Ledger {
+pub(crate) fn sum(report: &LedgerReport) -> Ledger {
     report.workers.iter().fold(Ledger::default(), |mut sum, worker| {
         sum += *worker;
         sum
@@ -183,21 +183,21 @@ fn gro(datagrams: Vec<MemoryDatagram>) -> Vec<MemoryDatagram> {
     merged.into_iter().map(|(datagram, _)| datagram).collect()
 }
 
-pub fn address(host: usize) -> IpAddr {
+pub(crate) fn address(host: usize) -> IpAddr {
     IpAddr::from([192, 0, 2, 1 + host as u8])
 }
 
-pub fn underlay(host: usize, rung: Rung) -> Underlay {
+pub(crate) fn underlay(host: usize, rung: Rung) -> Underlay {
     Underlay { addr: address(host), udp_port: 4789, rx_fds: 0, tx_fds: 0, mtu: UNDERLAY_MTU, rung }
 }
 
-pub fn device(id: PortId, offloads: Offloads) -> PortDevice {
+pub(crate) fn device(id: PortId, offloads: Offloads) -> PortDevice {
     let (name, netns, ifname) = (format!("red/{id}"), String::new(), String::new());
     PortDevice { id, name, kind: PortKind::Memory, fds: 0, mtu: 1500, offloads, netns, ifname }
 }
 
 /// The program of one host: in, answer, forward.
-pub fn program(host: usize) -> Bundle {
+pub(crate) fn program(host: usize) -> Bundle {
     let segment = SegmentId(1);
     let remote = RemoteId(1);
     let vni = Vni::new(VNI).unwrap();
@@ -259,7 +259,7 @@ fn rule(table: u8, priority: u16, matches: Match, instructions: Vec<Instruction>
 }
 
 /// A UDP packet with a complete checksum.
-pub fn udp(from: Guest, to: Guest, payload: &[u8], dont_fragment: bool) -> Vec<u8> {
+pub(crate) fn udp(from: Guest, to: Guest, payload: &[u8], dont_fragment: bool) -> Vec<u8> {
     let mut l4 = [1111u16.to_be_bytes(), 2222u16.to_be_bytes()].concat();
     l4.extend(((8 + payload.len()) as u16).to_be_bytes());
     l4.extend([0, 0]);
@@ -268,7 +268,7 @@ pub fn udp(from: Guest, to: Guest, payload: &[u8], dont_fragment: bool) -> Vec<u
 }
 
 /// A TCP super-frame as a TAP gives it: partial checksum, segments of `size` bytes.
-pub fn tcp_super(from: Guest, to: Guest, payload: &[u8], size: u16) -> (Vec<u8>, Offload) {
+pub(crate) fn tcp_super(from: Guest, to: Guest, payload: &[u8], size: u16) -> (Vec<u8>, Offload) {
     let mut l4 = [1111u16.to_be_bytes(), 2222u16.to_be_bytes()].concat();
     l4.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0]);
     l4.extend(payload);
@@ -281,7 +281,7 @@ pub fn tcp_super(from: Guest, to: Guest, payload: &[u8], size: u16) -> (Vec<u8>,
 }
 
 /// A UDP super-frame as a TAP gives it: datagrams of `size` bytes, partial checksum.
-pub fn udp_super(from: Guest, to: Guest, payload: &[u8], size: u16) -> (Vec<u8>, Offload) {
+pub(crate) fn udp_super(from: Guest, to: Guest, payload: &[u8], size: u16) -> (Vec<u8>, Offload) {
     let mut frame = udp(from, to, payload, true);
     let layout = Layout::of(&frame).unwrap();
     let pseudo = layout.pseudo(&frame, 8 + payload.len()).fold();
@@ -316,7 +316,7 @@ fn ipv4(from: Guest, to: Guest, protocol: u8, l4: &[u8], dont_fragment: bool) ->
 }
 
 /// Who has `to`'s address?
-pub fn arp(from: Guest, target: Ipv4Addr) -> Vec<u8> {
+pub(crate) fn arp(from: Guest, target: Ipv4Addr) -> Vec<u8> {
     let mut frame = vec![0; 14 + 28];
     EthernetHeader { dst: MacAddr::BROADCAST, src: from.mac(), ethertype: ETHERTYPE_ARP }.emit(&mut frame);
     let request = ArpHeader {
@@ -331,7 +331,7 @@ pub fn arp(from: Guest, target: Ipv4Addr) -> Vec<u8> {
 }
 
 /// The L4 payload bytes of received frames, one after the other; checks every checksum that is complete.
-pub fn payloads(frames: &[(Vec<u8>, Offload)]) -> Vec<u8> {
+pub(crate) fn payloads(frames: &[(Vec<u8>, Offload)]) -> Vec<u8> {
     let mut all = Vec::new();
     for (bytes, state) in frames {
         let layout = Layout::of(bytes).unwrap();

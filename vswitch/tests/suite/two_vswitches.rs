@@ -1,8 +1,6 @@
 //! Two vswitches exchange frames over VXLAN, on every rung and with one and two workers, and their ledgers balance.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use weft_packet::{Csum, DropReason, Layout, Offload};
 use weft_program::message::{Offloads, Request, Response, Rung};
 

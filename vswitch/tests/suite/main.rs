@@ -1,0 +1,6 @@
+//! The vswitch as a whole: in memory, over its control socket, and against the kernel.
+
+mod common;
+mod control_socket;
+mod kernel_vtep;
+mod two_vswitches;
