@@ -83,6 +83,11 @@ impl World {
         wrong
     }
 
+    /// Whether nobody declares the host.
+    fn is_stray(&self, host: usize) -> bool {
+        self.controller.store.snapshot().hosts().all(|declared| declared.name.as_str() != HOSTS[host])
+    }
+
     fn intended(&self) -> BTreeMap<Guest, Intended> {
         let snapshot = self.controller.store.snapshot();
         let agents: BTreeSet<&str> =
@@ -139,9 +144,9 @@ impl World {
             }
             Kind::SpoofedAddress | Kind::SpoofedMac | Kind::Tagged => BTreeSet::new(),
         };
-        // On a host that is not declared any more the last program goes on, for its own guests among themselves.
-        let here = |place: &Place| network.is_none() && place.host == sent.from.host;
-        let arrived: BTreeSet<Place> = sent.arrived.iter().copied().filter(|place| !here(place)).collect();
+        // Hosts that are not declared any more go on by their last program, among themselves.
+        let astray = |place: &Place| self.is_stray(sent.from.host) && self.is_stray(place.host);
+        let arrived: BTreeSet<Place> = sent.arrived.iter().copied().filter(|place| !astray(place)).collect();
         let tenant = TENANTS[sent.from.guest.tenant];
         assert_eq!(arrived, expected, "nonce {nonce} of tenant {tenant}, network {network:?}: {sent:?}");
     }
