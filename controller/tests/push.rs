@@ -18,7 +18,7 @@ use weft_api::wire::proto::{
     update,
 };
 use weft_api::wire::{Changes, FEATURES, HostProgram, MESSAGE_LEN_MAX, PROTOCOL, Position};
-use weft_controller::store::Txn;
+use weft_controller::store::{StoreError, Txn};
 use weft_controller::{Config, Controller, PushSecurity, RunError, pki};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -43,7 +43,10 @@ fn config(dir: &Path, push_security: PushSecurity) -> Config {
 }
 
 async fn start(config: Config) -> Running {
-    let controller = Controller::open(config).await.unwrap();
+    begin(Controller::open(config).await.unwrap())
+}
+
+fn begin(controller: Controller) -> Running {
     let (addr, store, sessions) = (controller.push_addr().unwrap(), controller.store(), controller.sessions());
     let (stop, stopped) = oneshot::channel();
     let ended = tokio::spawn(controller.serve(async { drop(stopped.await) }));
@@ -259,7 +262,17 @@ async fn a_controller_that_was_killed_goes_on_where_its_store_is() {
     assert!(running.ended.await.unwrap_err().is_cancelled());
     drop((running.store, running.sessions));
 
-    let again = start(config(dir.path(), PushSecurity::Insecure)).await;
+    // A killed process lets go of its store at once, cancelled tasks when they next run.
+    let reopen = async {
+        loop {
+            match Controller::open(config(dir.path(), PushSecurity::Insecure)).await {
+                Ok(controller) => break controller,
+                Err(RunError::Store(StoreError::Busy { .. })) => tokio::time::sleep(Duration::from_millis(5)).await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    let again = begin(tokio::time::timeout(PATIENCE, reopen).await.unwrap());
     assert_eq!((again.store.store_id(), again.store.snapshot().generation), (id.as_str(), generation));
     let mut agent = Agent::begin(plain(again.addr).await, Some("h1")).await.unwrap();
     let following = tokio::spawn(async move { agent.follow().await });
