@@ -17,9 +17,12 @@ pub(crate) struct Ifreq {
 const _: () = assert!(size_of::<Ifreq>() == size_of::<libc::ifreq>());
 
 impl Ifreq {
+    /// A pattern: the kernel puts a free number in place of `%d`.
+    pub(crate) const PATTERN: Self = Self { name: *b"weft-new%d\0\0\0\0\0\0", data: [0; 24] };
+
     /// For the interface of that name; `None` when no interface can have it.
     pub(crate) fn new(ifname: &str) -> Option<Self> {
-        let bad = ifname.is_empty() || ifname.len() >= libc::IFNAMSIZ || ifname.contains(['/', '\0', ' ']);
+        let bad = ifname.is_empty() || ifname.len() >= libc::IFNAMSIZ || ifname.contains(['/', ':', '%', '\0', ' ']);
         if bad {
             return None;
         }
@@ -212,6 +215,7 @@ mod tests {
     fn a_name_that_no_interface_can_have_is_refused() {
         assert!(Ifreq::new("").is_none());
         assert!(Ifreq::new("a/b").is_none());
+        assert!(Ifreq::new("tap%d").is_none());
         assert!(Ifreq::new("sixteen-letters-").is_none());
         assert!(Ifreq::new("fifteen-letters").is_some());
     }

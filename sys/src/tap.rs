@@ -75,17 +75,11 @@ pub enum TapError {
         /// The device.
         ifname: String,
     },
-    /// Another program has it open.
-    #[error("TAP {ifname} is held by another program: stop it, or give this port another `attach.tap.ifname`")]
-    Held {
-        /// The device.
-        ifname: String,
-    },
     /// The name belongs to something else.
     #[error(
-        "{ifname} exists there already and is no multi-queue TAP: delete it (`ip link del {ifname}`), or give this port another `attach.tap.ifname`"
+        "{ifname} exists there already: delete it (`ip link del {ifname}`), or give this port another `attach.tap.ifname`"
     )]
-    OtherDevice {
+    NameTaken {
         /// The device.
         ifname: String,
     },
@@ -109,31 +103,37 @@ pub enum TapError {
 
 /// Makes the device in the current namespace, sets it up, and opens its queues.
 pub fn open(request: &TapRequest<'_>) -> Result<Tap, TapError> {
-    let name = || request.ifname.to_owned();
-    let step = |step| move |source: io::Error| TapError::Step { ifname: request.ifname.to_owned(), step, source };
-    let ifreq = Ifreq::new(request.ifname).ok_or_else(|| TapError::Name { ifname: name() })?;
-    let count = request.queues.clamp(1, QUEUES_MAX);
-    let first = open_queue(request.ifname, ifreq)?;
+    let ifname = request.ifname;
+    let step = |step| move |source: io::Error| TapError::Step { ifname: ifname.to_owned(), step, source };
+    let named = Ifreq::new(ifname).ok_or_else(|| TapError::Name { ifname: ifname.to_owned() })?;
+    // The device gets its name last: whoever waits for it to appear finds it complete. A guest that sets it up before
+    // it has its MAC address would make its link-local address from another one.
+    let (first, unnamed) = open_queue(ifname, Ifreq::PATTERN)?;
     let offloads = probe_offloads(&first).map_err(step("set its offloads"))?;
     let control = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None)
         .map_err(|e| step("open a control socket")(e.into()))?;
-    let set = |what, code, bytes: &[u8]| ioctl_ifreq(&control, code, &mut ifreq.with(bytes)).map_err(step(what));
-    if let Some(mac) = request.mac {
-        let [a, b, c, d, e, f] = mac;
+    let set = |what, code, bytes: &[u8]| ioctl_ifreq(&control, code, &mut unnamed.with(bytes)).map_err(step(what));
+    if let Some([a, b, c, d, e, f]) = request.mac {
         let [low, high] = libc::ARPHRD_ETHER.to_ne_bytes();
         set("set its MAC address", libc::SIOCSIFHWADDR as libc::Ioctl, &[low, high, a, b, c, d, e, f])?;
     }
     set("set its MTU", libc::SIOCSIFMTU as libc::Ioctl, &i32::from(request.mtu).to_ne_bytes())?;
     set("set its queue length", libc::SIOCSIFTXQLEN as libc::Ioctl, &request.tx_queue_len.to_ne_bytes())?;
+    ioctl_ifreq(&control, SIOCSIFNAME, &mut unnamed.with(ifname.as_bytes())).map_err(|e| match e.raw_os_error() {
+        Some(libc::EEXIST) => TapError::NameTaken { ifname: ifname.to_owned() },
+        Some(libc::EINVAL) => TapError::Name { ifname: ifname.to_owned() },
+        _ => step("name it")(e),
+    })?;
     let mut queues = vec![first];
-    while queues.len() < count {
-        queues.push(open_queue(request.ifname, ifreq)?);
+    while queues.len() < request.queues.clamp(1, QUEUES_MAX) {
+        queues.push(open_queue(ifname, named)?.0);
     }
-    let mut flags = ifreq;
+    let mut flags = named;
     ioctl_ifreq(&control, libc::SIOCGIFFLAGS as libc::Ioctl, &mut flags).map_err(step("read its flags"))?;
     let up = flags.word() as u16 | libc::IFF_UP as u16;
-    set("set it up", libc::SIOCSIFFLAGS as libc::Ioctl, &up.to_ne_bytes())?;
-    let mut index = ifreq;
+    ioctl_ifreq(&control, libc::SIOCSIFFLAGS as libc::Ioctl, &mut named.with(&up.to_ne_bytes()))
+        .map_err(step("set it up"))?;
+    let mut index = named;
     ioctl_ifreq(&control, libc::SIOCGIFINDEX as libc::Ioctl, &mut index).map_err(step("read its index"))?;
     Ok(Tap { queues, ifindex: index.word(), offloads })
 }
@@ -143,7 +143,8 @@ pub fn set_offloads(queue: BorrowedFd<'_>, wanted: TapOffloads) -> io::Result<()
     ioctl_value(queue, TUNSETOFFLOAD, wanted.bits())
 }
 
-fn open_queue(ifname: &str, ifreq: Ifreq) -> Result<OwnedFd, TapError> {
+/// Opens a queue of the device; gives its name too, which the kernel chose when asked by a pattern.
+fn open_queue(ifname: &str, ifreq: Ifreq) -> Result<(OwnedFd, Ifreq), TapError> {
     let name = || ifname.to_owned();
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let queue = rustix::fs::open("/dev/net/tun", flags, Mode::empty()).map_err(|e| match io::Error::from(e) {
@@ -152,16 +153,15 @@ fn open_queue(ifname: &str, ifreq: Ifreq) -> Result<OwnedFd, TapError> {
         source => TapError::Step { ifname: name(), step: "open /dev/net/tun", source },
     })?;
     let wanted = (IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE).to_ne_bytes();
-    ioctl_ifreq(&queue, TUNSETIFF, &mut ifreq.with(&wanted)).map_err(|e| match e.raw_os_error() {
+    let mut named = ifreq.with(&wanted);
+    ioctl_ifreq(&queue, TUNSETIFF, &mut named).map_err(|e| match e.raw_os_error() {
         Some(libc::EPERM) => TapError::NotAllowed { ifname: name() },
-        Some(libc::EBUSY) => TapError::Held { ifname: name() },
-        Some(libc::EINVAL | libc::EEXIST) => TapError::OtherDevice { ifname: name() },
         _ => TapError::Step { ifname: name(), step: "create it", source: e },
     })?;
     let step = |step| move |source| TapError::Step { ifname: ifname.to_owned(), step, source };
     ioctl_int(&queue, TUNSETVNETHDRSZ, VNET_HDR_LEN as i32).map_err(step("set the vnet header's length"))?;
     ioctl_int(&queue, TUNSETVNETLE, 1).map_err(step("set the vnet header's byte order"))?;
-    Ok(queue)
+    Ok((queue, named))
 }
 
 fn probe_offloads(queue: &OwnedFd) -> io::Result<TapOffloads> {
@@ -198,6 +198,7 @@ const IFF_TAP: u16 = 0x0002;
 const IFF_NO_PI: u16 = 0x1000;
 const IFF_VNET_HDR: u16 = 0x4000;
 const IFF_MULTI_QUEUE: u16 = 0x0100;
+const SIOCSIFNAME: libc::Ioctl = 0x8923;
 const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
 const TUNSETOFFLOAD: libc::Ioctl = 0x4004_54d0;
 const TUNSETVNETHDRSZ: libc::Ioctl = 0x4004_54d8;
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_taken_by_another_kind_of_device_is_said() {
+    fn a_name_taken_by_another_device_is_said() {
         if !crate::may_test_as_root() {
             return;
         }
@@ -248,7 +249,32 @@ mod tests {
             Netlink::open().unwrap().add_bridge("tap0").unwrap();
             open(&REQUEST).unwrap_err()
         });
-        assert!(matches!(error.unwrap(), TapError::OtherDevice { .. }));
+        assert!(matches!(error.unwrap(), TapError::NameTaken { .. }));
+    }
+
+    #[test]
+    fn a_guest_that_sets_the_device_up_as_it_appears_gets_the_right_link_local_address() {
+        if !crate::may_test_as_root() {
+            return;
+        }
+        let netns = netns::create().unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                netns::in_namespace(netns.as_fd(), || {
+                    let mut netlink = Netlink::open().unwrap();
+                    while netlink.set_up("tap0").is_err() && !done.load(std::sync::atomic::Ordering::Relaxed) {}
+                })
+                .unwrap();
+            });
+            let tap = netns::in_namespace(netns.as_fd(), || open(&REQUEST)).unwrap();
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            let addresses =
+                netns::in_namespace(netns.as_fd(), || Netlink::open().unwrap().addresses().unwrap()).unwrap();
+            let index = tap.unwrap().ifindex;
+            let got: Vec<_> = addresses.iter().filter(|a| a.ifindex == index).map(|a| a.addr.to_string()).collect();
+            assert!(got.iter().all(|addr| addr == "fe80::ff:fe00:9"), "{got:?}");
+        });
     }
 
     #[test]
