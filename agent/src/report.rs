@@ -120,7 +120,8 @@ impl Labels {
 
     fn port_report(&self, port: &message::PortReport) -> PortReport {
         let device = &port.device;
-        let drops = port.drops.iter().map(|(reason, frames)| drop_report(*reason, Some(device.name.clone()), *frames));
+        let drops =
+            port.drops.iter().map(|(reason, frames)| drop_report(*reason, Some(device.name.clone()), "", *frames));
         PortReport {
             name: device.name.clone(),
             kind: match device.kind {
@@ -162,18 +163,19 @@ impl Labels {
         entries.into_iter().map(report).collect()
     }
 
-    /// All drops, summed by reason and by the port that the frames came from; the most frequent first.
+    /// All drops, summed by reason, by the port that the frames came from and by the rule that said so; the most
+    /// frequent first.
     pub fn drop_reports(&self, ledger: &message::LedgerReport) -> Vec<DropReport> {
-        let mut sums: BTreeMap<(DropReason, Option<String>), u64> = BTreeMap::new();
+        let mut sums: BTreeMap<(DropReason, Option<String>, &str), u64> = BTreeMap::new();
         for drop in ledger.drops.iter().filter(|drop| drop.frames > 0) {
             let port = match drop.source {
                 DropSource::Port(id) => Some(self.port(id)),
                 DropSource::Remote(_) | DropSource::Underlay | DropSource::Own => None,
             };
-            *sums.entry((drop.reason, port)).or_default() += drop.frames;
+            *sums.entry((drop.reason, port, drop.owner.as_str())).or_default() += drop.frames;
         }
         let mut reports: Vec<_> =
-            sums.into_iter().map(|((reason, port), frames)| drop_report(reason, port, frames)).collect();
+            sums.into_iter().map(|((reason, port, owner), frames)| drop_report(reason, port, owner, frames)).collect();
         reports.sort_by_key(|report| std::cmp::Reverse(report.frames));
         reports
     }
@@ -211,8 +213,9 @@ fn row(ledger: &Ledger) -> LedgerRow {
     }
 }
 
-fn drop_report(reason: DropReason, port: Option<String>, frames: u64) -> DropReport {
-    DropReport { reason: reason.name().into(), explanation: reason.explanation().into(), port, frames }
+fn drop_report(reason: DropReason, port: Option<String>, owner: &str, frames: u64) -> DropReport {
+    let (name, explanation) = (reason.name().into(), reason.explanation().trim().into());
+    DropReport { reason: name, explanation, port, owner: owner.into(), frames }
 }
 
 fn counters(counters: &[(String, u64)]) -> Vec<CounterReport> {
@@ -289,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn drops_are_summed_by_reason_and_port() {
+    fn drops_are_summed_by_reason_port_and_rule() {
         let (labels, port) = labels();
         let drop = |source, owner: &str, frames| message::DropReport {
             source,
@@ -300,12 +303,13 @@ mod tests {
         let drops = vec![
             drop(DropSource::Port(port), "rule one", 1),
             drop(DropSource::Port(port), "rule two", 2),
+            drop(DropSource::Port(port), "rule one", 3),
             drop(DropSource::Underlay, "", 9),
             drop(DropSource::Own, "", 0),
         ];
         let reports = labels.drop_reports(&message::LedgerReport { drops, ..message::LedgerReport::default() });
-        let got: Vec<_> = reports.iter().map(|r| (r.port.as_deref(), r.frames)).collect();
-        assert_eq!(got, [(None, 9), (Some("red/a"), 3)]);
+        let got: Vec<_> = reports.iter().map(|r| (r.port.as_deref(), r.owner.as_str(), r.frames)).collect();
+        assert_eq!(got, [(None, "", 9), (Some("red/a"), "rule one", 4), (Some("red/a"), "rule two", 2)]);
     }
 
     #[test]

@@ -104,6 +104,9 @@ pub struct DropReport {
     /// The port, as `red/a`; `None` for the underlay, and for the host as a whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<String>,
+    /// The API object and rule line that said so; empty when no rule did.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub owner: String,
     /// How many frames.
     pub frames: u64,
 }

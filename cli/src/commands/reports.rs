@@ -210,9 +210,11 @@ fn port_row(host: &str, port: &PortReport) -> [Toned; 11] {
 fn drops_text(reports: &[HostDrops], printer: &Printer) -> String {
     let rows = reports.iter().flat_map(|r| r.drops.iter().map(move |d| (r, d))).map(|(report, drop)| {
         let port = drop.port.clone().unwrap_or_else(|| "underlay".into());
-        [report.host.clone(), drop.reason.clone(), port, drop.frames.to_string(), drop.explanation.clone()]
+        let owner = if drop.owner.is_empty() { "-" } else { &drop.owner };
+        let frames = drop.frames.to_string();
+        [report.host.clone(), drop.reason.clone(), port, owner.to_owned(), frames, drop.explanation.trim().to_owned()]
     });
-    let mut text = printer.table(&["HOST", "REASON", "FROM", "FRAMES", "WHAT IT MEANS"], rows);
+    let mut text = printer.table(&["HOST", "REASON", "FROM", "RULE OF", "FRAMES", "WHAT IT MEANS"], rows);
     text.push('\n');
     for report in reports {
         text += &format!("\n{}", ledger_line(report, printer));

@@ -10,7 +10,7 @@ use anyhow::Result;
 use serde::Serialize;
 use weft_api::DropReason;
 
-use super::expect::Case;
+use super::expect::{Case, Protocol};
 use super::probe;
 use super::topology::{Guest, HostKind, Topology};
 use super::wire::{Probe, Sightings};
@@ -132,7 +132,7 @@ fn missing_controls(topology: &Topology, reach: &[Case], silent: &[Case]) -> Vec
         controls.extend(control.map(|(to, address)| Case {
             to,
             address,
-            protocol: super::expect::Protocol::Icmp,
+            protocol: Protocol::Icmp,
             port: None,
             reach: true,
             drop: None,
@@ -185,9 +185,11 @@ fn judge_reach(topology: &Topology, case: &Case, found: &Sightings) -> Outcome {
     let strangers = foreign(topology, case, found);
     let verdict = match (at, found.answered, &found.error) {
         _ if !strangers.is_empty() => Err(format!("leaked to {}", strangers.join(", "))),
-        (Some(_), Some(answered), _) => Ok(format!("answered after {}", millis(answered))),
-        (Some(at), None, None) => Ok(format!("arrived after {}", millis(at))),
-        (Some(_), None, Some(error)) => Ok(format!("arrived, but {error}")),
+        (Some(_), Some(answered), _) if case.protocol != Protocol::Udp => {
+            Ok(format!("answered after {}", millis(answered)))
+        }
+        (Some(at), _, None) => Ok(format!("arrived after {}", millis(at))),
+        (Some(_), _, Some(error)) => Ok(format!("arrived, but {error}")),
         (None, _, Some(error)) => Err(error.clone()),
         (None, _, None) => Err(format!("sent, but {} never received it: see `weft drops`", case.to)),
     };

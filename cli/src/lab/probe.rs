@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -51,16 +52,19 @@ pub(crate) fn run(topology: &Topology, places: &Places, probes: &[Probe]) -> Res
     let ears = open_ears(topology, places)?;
     let mut found = vec![Sightings::default(); probes.len()];
     let servers = Server::all(places, probes);
-    let start = Instant::now();
+    let round = Round::start();
     thread::scope(|scope| {
-        let senders: Vec<_> = probes.iter().map(|probe| scope.spawn(|| send(places, &ears, probe, start))).collect();
+        let senders: Vec<_> = probes.iter().map(|probe| scope.spawn(|| send(places, &ears, probe, &round))).collect();
         for server in servers {
             scope.spawn(move || drop(server.run()));
         }
-        let heard = listen(&ears, probes, &mut found, start);
+        let heard = listen(&ears, probes, &mut found, &round);
         for (sightings, sender) in found.iter_mut().zip(senders) {
             let sent = sender.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the sender panicked")));
-            sightings.error = sent.err().map(|e| crate::exit::tell(&e));
+            match sent {
+                Ok(at) => sightings.count_from(at),
+                Err(error) => sightings.error = Some(crate::exit::tell(&error)),
+            }
         }
         heard
     })?;
@@ -102,18 +106,21 @@ fn open_ears(topology: &Topology, places: &Places) -> Result<Vec<Ear>> {
 }
 
 /// Notes who receives what, until all is seen that can be, or it is time.
-fn listen(ears: &[Ear], probes: &[Probe], found: &mut [Sightings], start: Instant) -> Result<()> {
+fn listen(ears: &[Ear], probes: &[Probe], found: &mut [Sightings], round: &Round) -> Result<()> {
     let mut epoll = Epoll::new()?;
     for (index, ear) in ears.iter().enumerate() {
         epoll.add(&ear.socket, index as u64, Interest::Read)?;
     }
     let forged = probes.iter().any(|p| p.forged);
     let last_copy = Duration::from_millis(COPIES_AT_MS[COPIES_AT_MS.len() - 1]);
-    let deadline = start + if forged { last_copy + SILENCE } else { REACH_TIMEOUT };
+    let deadline = round.start + if forged { last_copy + SILENCE } else { REACH_TIMEOUT };
     let mut buffer = vec![0; VNET_HDR_LEN + FRAME_LEN_MAX];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let complete = !forged && probes.iter().zip(found.iter()).all(|(p, f)| is_complete(p, f));
+        if complete {
+            round.end();
+        }
         if left.is_zero() || complete {
             return Ok(());
         }
@@ -121,7 +128,7 @@ fn listen(ears: &[Ear], probes: &[Probe], found: &mut [Sightings], start: Instan
         for ear in ready.into_iter().map(|index| &ears[index]) {
             while let Ok(received) = ear.socket.recv(&mut buffer) {
                 let bytes = &buffer[VNET_HDR_LEN..VNET_HDR_LEN + received.len];
-                note(ear, bytes, probes, found, start);
+                note(ear, bytes, probes, found, round.micros());
             }
         }
     }
@@ -132,8 +139,7 @@ fn is_complete(probe: &Probe, found: &Sightings) -> bool {
     arrived && (probe.protocol == Protocol::Udp || found.answered.is_some())
 }
 
-fn note(ear: &Ear, bytes: &[u8], probes: &[Probe], found: &mut [Sightings], start: Instant) {
-    let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+fn note(ear: &Ear, bytes: &[u8], probes: &[Probe], found: &mut [Sightings], micros: u64) {
     for (probe, found) in probes.iter().zip(found).filter(|(probe, _)| frame::carries(bytes, probe)) {
         if ear.guest != probe.from {
             if !found.seen.iter().any(|(guest, _)| *guest == ear.guest) {
@@ -145,25 +151,20 @@ fn note(ear: &Ear, bytes: &[u8], probes: &[Probe], found: &mut [Sightings], star
     }
 }
 
-fn send(places: &Places, ears: &[Ear], probe: &Probe, start: Instant) -> Result<()> {
+/// Sends a probe; returns when its first copy left.
+fn send(places: &Places, ears: &[Ear], probe: &Probe, round: &Round) -> Result<u64> {
     let place = places.get(&probe.from).with_context(|| format!("there is no guest `{}`", probe.from))?;
     if probe.forged {
-        return send_forged(ears, probe, start);
+        return send_forged(ears, probe, round);
     }
     place.inside(|| match probe.protocol {
-        Protocol::Icmp => send_echo(probe, start),
-        Protocol::Udp => send_udp(probe, start),
-        Protocol::Tcp => send_tcp(probe),
+        Protocol::Icmp => send_echo(probe, round),
+        Protocol::Udp => send_udp(probe, round),
+        Protocol::Tcp => send_tcp(probe, round),
     })?
 }
 
-fn copies(start: Instant) -> impl Iterator<Item = ()> {
-    COPIES_AT_MS.into_iter().map(move |at| {
-        thread::sleep((start + Duration::from_millis(at)).saturating_duration_since(Instant::now()));
-    })
-}
-
-fn send_forged(ears: &[Ear], probe: &Probe, start: Instant) -> Result<()> {
+fn send_forged(ears: &[Ear], probe: &Probe, round: &Round) -> Result<u64> {
     let ear = |guest: &str| ears.iter().find(|e| e.guest == guest);
     let source = ear(&probe.from).with_context(|| format!("guest `{}` has no interface yet", probe.from))?;
     let target = ear(&probe.to).with_context(|| format!("guest `{}` has no interface yet", probe.to))?;
@@ -172,41 +173,76 @@ fn send_forged(ears: &[Ear], probe: &Probe, start: Instant) -> Result<()> {
     let address = source.addresses.iter().find(family).copied();
     let address = address.with_context(|| format!("guest `{}` has no address to send from", probe.from))?;
     bytes.extend(frame::forge(probe, address, source.mac, target.mac)?);
-    for () in copies(start) {
-        source.socket.send(&bytes).context("the guest's interface refused the frame")?;
-    }
-    Ok(())
+    round.send_copies(|| source.socket.send(&bytes).context("the guest's interface refused the frame"))
 }
 
-fn send_echo(probe: &Probe, start: Instant) -> Result<()> {
+fn send_echo(probe: &Probe, round: &Round) -> Result<u64> {
     let socket = frame::echo_socket(probe.address).context("cannot open a raw ICMP socket")?;
     let packet = frame::echo_request(probe);
     let to = SocketAddr::new(probe.address, 0);
     // A raw socket sees every ICMP packet of the guest; nobody reads them, and the packet socket hears the reply.
-    for () in copies(start) {
+    round.send_copies(|| {
         rustix::net::sendto(&socket, &packet, rustix::net::SendFlags::empty(), &to)
             .with_context(|| format!("cannot send to {}", probe.address))?;
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
-fn send_udp(probe: &Probe, start: Instant) -> Result<()> {
+fn send_udp(probe: &Probe, round: &Round) -> Result<u64> {
     let socket = UdpSocket::bind(SocketAddr::new(unspecified(probe.address), probe.source_port))?;
-    for () in copies(start) {
-        socket
-            .send_to(&probe.nonce, SocketAddr::new(probe.address, probe.port))
-            .with_context(|| format!("cannot send to {}", probe.address))?;
-    }
-    Ok(())
+    let to = SocketAddr::new(probe.address, probe.port);
+    round.send_copies(|| {
+        socket.send_to(&probe.nonce, to).with_context(|| format!("cannot send to {to}"))?;
+        Ok(())
+    })
 }
 
-fn send_tcp(probe: &Probe) -> Result<()> {
-    let to = SocketAddr::new(probe.address, probe.port);
+/// One copy: TCP repeats itself.
+fn send_tcp(probe: &Probe, round: &Round) -> Result<u64> {
+    let (to, at) = (SocketAddr::new(probe.address, probe.port), round.micros());
     let mut stream =
         TcpStream::connect_timeout(&to, REACH_TIMEOUT).with_context(|| format!("cannot connect to {to}"))?;
     stream.set_read_timeout(Some(REACH_TIMEOUT))?;
     stream.write_all(&probe.nonce)?;
-    stream.read_exact(&mut [0; 16]).context("connected, but no answer came")
+    stream.read_exact(&mut [0; 16]).context("connected, but no answer came")?;
+    Ok(at)
+}
+
+/// The time of one batch of probes, and its early end once everything has arrived.
+struct Round {
+    start: Instant,
+    over: Mutex<bool>,
+    ended: Condvar,
+}
+
+impl Round {
+    fn start() -> Self {
+        Self { start: Instant::now(), over: Mutex::new(false), ended: Condvar::new() }
+    }
+
+    fn micros(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn end(&self) {
+        *self.over.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.ended.notify_all();
+    }
+
+    /// Sends copies until the round is over; returns when the first one left.
+    fn send_copies(&self, mut send: impl FnMut() -> Result<()>) -> Result<u64> {
+        let first = self.micros();
+        for at in COPIES_AT_MS {
+            let due = Duration::from_millis(at).saturating_sub(self.start.elapsed());
+            let over = self.over.lock().unwrap_or_else(PoisonError::into_inner);
+            let waited = self.ended.wait_timeout_while(over, due, |over| !*over);
+            if *waited.unwrap_or_else(PoisonError::into_inner).0 {
+                break;
+            }
+            send()?;
+        }
+        Ok(first)
+    }
 }
 
 /// What answers the TCP probes to one guest and port: echoes each nonce.

@@ -179,6 +179,15 @@ pub struct Sightings {
     pub error: Option<String>,
 }
 
+impl Sightings {
+    /// Counts all times from when the probe left instead of from when its batch began.
+    pub fn count_from(&mut self, left_at: u64) {
+        for at in self.seen.iter_mut().map(|(_, at)| at).chain(&mut self.answered) {
+            *at = at.saturating_sub(left_at);
+        }
+    }
+}
+
 /// Documents longer than this are refused.
 const LINE_LEN_MAX: u64 = 16 << 20;
 
