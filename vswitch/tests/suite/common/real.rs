@@ -146,6 +146,15 @@ pub(crate) fn transfer(from: &OwnedFd, to: &OwnedFd, to_guest: Guest, payload: &
     })
 }
 
+/// Whether the process's CPU time is this test's alone, as under nextest; prints why not.
+pub(crate) fn has_process_alone() -> bool {
+    let alone = std::env::var_os("NEXTEST").is_some();
+    if !alone {
+        eprintln!("SKIPPED: other tests of this process use CPU time too, run it with cargo nextest");
+    }
+    alone
+}
+
 /// What this process, and the vswitch in its threads, used so far.
 pub(crate) fn cpu_time() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
