@@ -7,7 +7,7 @@ use std::path::Path;
 use weft_program::message::{Offloads, PortDevice, PortKind};
 use weft_sys::netlink::{Netlink, NetlinkError};
 use weft_sys::packet_socket::{self, PacketError, PacketRequest};
-use weft_sys::tap::{self, TapError, TapRequest};
+use weft_sys::tap::{self, TapRequest};
 use weft_sys::{netns, process};
 
 use crate::work::{NotOpened, Place, PortRequest};
@@ -37,7 +37,11 @@ pub fn open(request: &PortRequest, workers: usize) -> Result<Opened, NotOpened> 
                 mtu: request.mtu,
                 tx_queue_len: TX_QUEUE_LEN,
             };
-            let tap = inside(netns.as_deref(), || tap::open(&wanted))?.map_err(tap_error)?;
+            let tap = match netns.as_deref() {
+                Some(path) => tap::open_in(&wanted, open_namespace(path)?.as_fd()),
+                None => tap::open(&wanted),
+            };
+            let tap = tap.map_err(|e| NotOpened::Failed(e.to_string()))?;
             let offloads = Offloads {
                 csum: tap.offloads.csum,
                 tso: tap.offloads.tso,
@@ -106,8 +110,11 @@ fn device(request: &PortRequest, kind: PortKind, mtu: u16, offloads: Offloads, f
 
 fn inside<T: Send>(netns: Option<&Path>, work: impl FnOnce() -> T + Send) -> Result<T, NotOpened> {
     let Some(path) = netns else { return Ok(work()) };
-    let opened = netns::open(path).map_err(|e| namespace_error(path, &e))?;
-    netns::in_namespace(opened.as_fd(), work).map_err(|e| namespace_error(path, &e))
+    netns::in_namespace(open_namespace(path)?.as_fd(), work).map_err(|e| namespace_error(path, &e))
+}
+
+fn open_namespace(path: &Path) -> Result<OwnedFd, NotOpened> {
+    netns::open(path).map_err(|e| namespace_error(path, &e))
 }
 
 fn namespace_error(path: &Path, error: &io::Error) -> NotOpened {
@@ -126,10 +133,6 @@ fn namespace_error(path: &Path, error: &io::Error) -> NotOpened {
         }
         _ => NotOpened::Failed(format!("the network namespace {path} cannot be entered: {error}")),
     }
-}
-
-fn tap_error(error: TapError) -> NotOpened {
-    NotOpened::Failed(error.to_string())
 }
 
 fn packet_error(error: PacketError) -> NotOpened {

@@ -31,6 +31,11 @@ impl Ifreq {
         Some(Self { name, data: [0; 24] })
     }
 
+    /// The name of the interface.
+    pub(crate) fn ifname(&self) -> String {
+        String::from_utf8_lossy(self.name.split(|b| *b == 0).next().unwrap_or_default()).into_owned()
+    }
+
     pub(crate) fn with(mut self, bytes: &[u8]) -> Self {
         self.data = [0; 24];
         self.data[..bytes.len()].copy_from_slice(bytes);

@@ -1,8 +1,8 @@
 //! TAP devices: multi-queue, with a 12-byte little-endian vnet header and as many offloads as the kernel has.
 //!
-//! A device belongs to the namespace of the thread that opens it, and so does every further queue: TUNSETIFF by name
-//! from elsewhere would silently create a second device. So open in `netns::in_namespace`. The device lives as long
-//! as one of its queues is open somewhere.
+//! A queue keeps the namespace alive that it was opened in. So a guest's device is made outside with all its queues, and
+//! moved in when it is complete: a guest that goes takes its namespace and the device along, and the queues say so.
+//! Later queues are impossible then: TUNSETIFF by name from outside would silently create a second device.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -10,6 +10,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketType};
 
+use crate::netlink::{Netlink, NetlinkError};
 use crate::raw::{Ifreq, ioctl_ifreq, ioctl_int, ioctl_value};
 
 /// Octets of the vnet header in front of each frame.
@@ -101,41 +102,70 @@ pub enum TapError {
     },
 }
 
-/// Makes the device in the current namespace, sets it up, and opens its queues.
+/// Makes the device in the current namespace and sets it up.
 pub fn open(request: &TapRequest<'_>) -> Result<Tap, TapError> {
+    let (tap, made) = create(request)?;
+    let mut netlink = Netlink::open().map_err(netlink_error(request.ifname, "open a netlink socket"))?;
+    netlink.rename(&made, request.ifname).map_err(netlink_error(request.ifname, "name it"))?;
+    set_up(request.ifname, tap)
+}
+
+/// Makes the device in another namespace and sets it up there.
+pub fn open_in(request: &TapRequest<'_>, netns: BorrowedFd<'_>) -> Result<Tap, TapError> {
+    let (tap, made) = create(request)?;
+    let mut netlink = Netlink::open().map_err(netlink_error(request.ifname, "open a netlink socket"))?;
+    netlink
+        .move_link_as(&made, netns, request.ifname)
+        .map_err(netlink_error(request.ifname, "move it into the guest's namespace"))?;
+    crate::netns::in_namespace(netns, || set_up(request.ifname, tap)).map_err(|source| TapError::Step {
+        ifname: request.ifname.to_owned(),
+        step: "enter the guest's namespace",
+        source,
+    })?
+}
+
+/// Makes the device, complete but for its name: whoever waits for that finds it ready. A guest that sets it up before it
+/// has its MAC address would make its link-local address from another one.
+fn create(request: &TapRequest<'_>) -> Result<(Tap, String), TapError> {
     let ifname = request.ifname;
     let step = |step| move |source: io::Error| TapError::Step { ifname: ifname.to_owned(), step, source };
-    let named = Ifreq::new(ifname).ok_or_else(|| TapError::Name { ifname: ifname.to_owned() })?;
-    // The device gets its name last: whoever waits for it to appear finds it complete. A guest that sets it up before
-    // it has its MAC address would make its link-local address from another one.
-    let (first, unnamed) = open_queue(ifname, Ifreq::PATTERN)?;
+    Ifreq::new(ifname).ok_or_else(|| TapError::Name { ifname: ifname.to_owned() })?;
+    let (first, made) = open_queue(ifname, Ifreq::PATTERN)?;
     let offloads = probe_offloads(&first).map_err(step("set its offloads"))?;
     let control = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None)
         .map_err(|e| step("open a control socket")(e.into()))?;
-    let set = |what, code, bytes: &[u8]| ioctl_ifreq(&control, code, &mut unnamed.with(bytes)).map_err(step(what));
+    let set = |what, code, bytes: &[u8]| ioctl_ifreq(&control, code, &mut made.with(bytes)).map_err(step(what));
     if let Some([a, b, c, d, e, f]) = request.mac {
         let [low, high] = libc::ARPHRD_ETHER.to_ne_bytes();
         set("set its MAC address", libc::SIOCSIFHWADDR as libc::Ioctl, &[low, high, a, b, c, d, e, f])?;
     }
     set("set its MTU", libc::SIOCSIFMTU as libc::Ioctl, &i32::from(request.mtu).to_ne_bytes())?;
-    set("set its queue length", libc::SIOCSIFTXQLEN as libc::Ioctl, &request.tx_queue_len.to_ne_bytes())?;
-    ioctl_ifreq(&control, SIOCSIFNAME, &mut unnamed.with(ifname.as_bytes())).map_err(|e| match e.raw_os_error() {
-        Some(libc::EEXIST) => TapError::NameTaken { ifname: ifname.to_owned() },
-        Some(libc::EINVAL) => TapError::Name { ifname: ifname.to_owned() },
-        _ => step("name it")(e),
-    })?;
+    // Not by SIOCSIFTXQLEN, which the kernel grants to the first user namespace only.
+    let mut netlink = Netlink::open().map_err(netlink_error(ifname, "open a netlink socket"))?;
+    netlink
+        .set_tx_queue_len(&made.ifname(), request.tx_queue_len)
+        .map_err(netlink_error(ifname, "set its queue length"))?;
     let mut queues = vec![first];
     while queues.len() < request.queues.clamp(1, QUEUES_MAX) {
-        queues.push(open_queue(ifname, named)?.0);
+        queues.push(open_queue(ifname, made)?.0);
     }
-    let mut flags = named;
-    ioctl_ifreq(&control, libc::SIOCGIFFLAGS as libc::Ioctl, &mut flags).map_err(step("read its flags"))?;
-    let up = flags.word() as u16 | libc::IFF_UP as u16;
-    ioctl_ifreq(&control, libc::SIOCSIFFLAGS as libc::Ioctl, &mut named.with(&up.to_ne_bytes()))
-        .map_err(step("set it up"))?;
-    let mut index = named;
-    ioctl_ifreq(&control, libc::SIOCGIFINDEX as libc::Ioctl, &mut index).map_err(step("read its index"))?;
-    Ok(Tap { queues, ifindex: index.word(), offloads })
+    Ok((Tap { queues, ifindex: 0, offloads }, made.ifname()))
+}
+
+fn set_up(ifname: &str, tap: Tap) -> Result<Tap, TapError> {
+    let mut netlink = Netlink::open().map_err(netlink_error(ifname, "open a netlink socket"))?;
+    netlink.set_up(ifname).map_err(netlink_error(ifname, "set it up"))?;
+    let ifindex = netlink.index("read its index", ifname).map_err(netlink_error(ifname, "read its index"))?;
+    Ok(Tap { ifindex, ..tap })
+}
+
+fn netlink_error(ifname: &str, step: &'static str) -> impl Fn(NetlinkError) -> TapError {
+    let ifname = ifname.to_owned();
+    move |error| match error {
+        taken if taken.exists() => TapError::NameTaken { ifname: ifname.clone() },
+        NetlinkError::NotAllowed { .. } => TapError::NotAllowed { ifname: ifname.clone() },
+        other => TapError::Step { ifname: ifname.clone(), step, source: io::Error::other(other) },
+    }
 }
 
 /// Limits what the device takes and hands over, for all of its queues.
@@ -198,7 +228,6 @@ const IFF_TAP: u16 = 0x0002;
 const IFF_NO_PI: u16 = 0x1000;
 const IFF_VNET_HDR: u16 = 0x4000;
 const IFF_MULTI_QUEUE: u16 = 0x0100;
-const SIOCSIFNAME: libc::Ioctl = 0x8923;
 const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
 const TUNSETOFFLOAD: libc::Ioctl = 0x4004_54d0;
 const TUNSETVNETHDRSZ: libc::Ioctl = 0x4004_54d8;
@@ -215,7 +244,6 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
-    use crate::netlink::Netlink;
     use crate::netns;
 
     const REQUEST: TapRequest<'static> =
@@ -227,7 +255,7 @@ mod tests {
             return;
         }
         let netns = netns::create().unwrap();
-        let tap = netns::in_namespace(netns.as_fd(), || open(&REQUEST)).unwrap().unwrap();
+        let tap = open_in(&REQUEST, netns.as_fd()).unwrap();
         assert_eq!(tap.queues.len(), 2);
         assert!(tap.offloads.csum && tap.offloads.tso, "{:?}", tap.offloads);
         let look = || netns::in_namespace(netns.as_fd(), || Netlink::open().unwrap().link("tap0").unwrap()).unwrap();
@@ -267,7 +295,7 @@ mod tests {
                 })
                 .unwrap();
             });
-            let tap = netns::in_namespace(netns.as_fd(), || open(&REQUEST)).unwrap();
+            let tap = open_in(&REQUEST, netns.as_fd());
             done.store(true, std::sync::atomic::Ordering::Relaxed);
             let addresses =
                 netns::in_namespace(netns.as_fd(), || Netlink::open().unwrap().addresses().unwrap()).unwrap();
@@ -283,10 +311,26 @@ mod tests {
             return;
         }
         let netns = netns::create().unwrap();
-        let tap = netns::in_namespace(netns.as_fd(), || open(&REQUEST)).unwrap().unwrap();
+        let tap = open_in(&REQUEST, netns.as_fd()).unwrap();
         netns::in_namespace(netns.as_fd(), || Netlink::open().unwrap().delete_link("tap0").unwrap()).unwrap();
         let error = rustix::io::read(&tap.queues[0], &mut [0; 100]).unwrap_err();
         assert_eq!(error, rustix::io::Errno::BADFD);
+    }
+
+    #[test]
+    fn a_guests_namespace_goes_when_the_guest_does_and_the_queues_say_so() {
+        if !crate::may_test_as_root() {
+            return;
+        }
+        let netns = netns::create().unwrap();
+        let tap = open_in(&REQUEST, netns.as_fd()).unwrap();
+        drop(netns);
+        // The kernel takes namespaces apart in the background.
+        let gone = (0..500).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            tap.queues.iter().all(|q| rustix::io::read(q, &mut [0; 2000]) == Err(rustix::io::Errno::BADFD))
+        });
+        assert!(gone, "the queues keep the namespace alive");
     }
 
     #[test]

@@ -190,6 +190,14 @@ impl Netlink {
         self.set(&format!("move {name} to another namespace"), name, 0, 0, |m| m.put(IFLA_NET_NS_FD, &fd.to_ne_bytes()))
     }
 
+    /// Moves a device into another namespace under another name, in one step.
+    pub fn move_link_as(&mut self, name: &str, netns: BorrowedFd<'_>, new: &str) -> Result<(), NetlinkError> {
+        let fd = netns.as_raw_fd() as u32;
+        self.set(&format!("move {name} to another namespace as {new}"), name, 0, 0, |m| {
+            m.put(IFLA_NET_NS_FD, &fd.to_ne_bytes()).put_text(IFLA_IFNAME, new)
+        })
+    }
+
     fn add(&mut self, name: &str, kind: &str, data: impl FnOnce(Message) -> Message) -> Result<(), NetlinkError> {
         let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
         let message = Message::new(RTM_NEWLINK, flags, &ifinfomsg(0, 0, 0))
