@@ -2,13 +2,11 @@
 
 use std::net::SocketAddr;
 
-use weft_packet::offload::complete_checksum;
-use weft_packet::segment::segment;
-use weft_packet::{Csum, FramePool, Offload};
+use weft_packet::{Csum, Offload};
 use weft_vswitch::underlay::MemoryDatagram;
 
 use super::check::Place;
-use super::guest::{Guest, Kind, SLOTS};
+use super::guest::{Guest, Kind, SLOTS, as_sent};
 use super::world::{Event, World};
 
 /// Rounds that a vswitch runs in one step.
@@ -96,29 +94,4 @@ impl World {
         let kind = self.random.pick(&Kind::ALL);
         self.send(from, Guest { slot, ..from.guest }, kind);
     }
-}
-
-/// What a guest's kernel makes of a frame of its device: super-frames are cut, partial checksums finished.
-fn as_sent(pool: &mut FramePool, bytes: &[u8], offload: Offload) -> Vec<Vec<u8>> {
-    let mut frame = pool.take().expect("frames are given back");
-    frame.fill(bytes);
-    frame.offload = offload;
-    let frames = match offload.gso {
-        Some(gso) => {
-            let mut segments = Vec::new();
-            segment(&frame, gso.size, pool, &mut segments).expect("a vswitch sends super-frames that can be cut");
-            segments
-        }
-        None => {
-            complete_checksum(&mut frame).expect("a partial checksum lies in its frame");
-            vec![pool.copy(&frame).expect("frames are given back")]
-        }
-    };
-    pool.give(frame);
-    let give_back = |frame: weft_packet::Frame| {
-        let bytes = frame.bytes().to_vec();
-        pool.give(frame);
-        bytes
-    };
-    frames.into_iter().map(give_back).collect()
 }

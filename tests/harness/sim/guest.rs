@@ -6,6 +6,9 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use etherparse::{ArpHardwareId, ArpOperation, ArpPacket, EtherType, PacketBuilder, VlanId};
+use weft_packet::offload::complete_checksum;
+use weft_packet::segment::segment;
+use weft_packet::{Frame, FramePool, Offload};
 
 /// Names of the tenants.
 pub const TENANTS: [&str; 2] = ["red", "green"];
@@ -159,6 +162,34 @@ pub fn read(frame: &[u8]) -> Seen {
         }
         _ => Seen::Unexplained,
     }
+}
+
+/// What a guest's kernel makes of a frame of its device: super-frames are cut, partial checksums finished.
+///
+/// # Panics
+/// When the frame is not what its offload state says.
+pub fn as_sent(pool: &mut FramePool, bytes: &[u8], offload: Offload) -> Vec<Vec<u8>> {
+    let mut frame = pool.take().expect("frames are given back");
+    frame.fill(bytes);
+    frame.offload = offload;
+    let frames = match offload.gso {
+        Some(gso) => {
+            let mut segments = Vec::new();
+            segment(&frame, gso.size, pool, &mut segments).expect("a vswitch sends super-frames that can be cut");
+            segments
+        }
+        None => {
+            complete_checksum(&mut frame).expect("a partial checksum lies in its frame");
+            vec![pool.copy(&frame).expect("frames are given back")]
+        }
+    };
+    pool.give(frame);
+    let give_back = |frame: Frame| {
+        let bytes = frame.bytes().to_vec();
+        pool.give(frame);
+        bytes
+    };
+    frames.into_iter().map(give_back).collect()
 }
 
 const MAGIC: &[u8; 8] = b"WEFTNNCE";

@@ -9,6 +9,7 @@ pub mod check;
 mod control;
 mod converge;
 mod data;
+pub mod fabric;
 pub mod guest;
 pub mod host;
 pub mod link;
