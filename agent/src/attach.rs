@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use weft_program::message::{Offloads, PortDevice, PortKind};
-use weft_sys::netlink::{Netlink, NetlinkError};
+use weft_sys::netlink::{Link, Netlink, NetlinkError};
 use weft_sys::packet_socket::{self, PacketError, PacketRequest};
 use weft_sys::tap::{self, TapRequest};
 use weft_sys::{netns, process};
@@ -79,12 +79,15 @@ pub fn tx_dropped(device: &PortDevice) -> Option<u64> {
     Some(link.stats.tx_dropped)
 }
 
-fn open_netdev(request: &PortRequest, ifname: &str, workers: usize) -> Result<Opened, NotOpened> {
+/// Looks a device of the host's own namespace up.
+pub fn find_netdev(ifname: &str) -> Result<Link, NotOpened> {
     let failed = |e: NetlinkError| NotOpened::Failed(e.to_string());
     let link = Netlink::open().and_then(|mut netlink| netlink.link(ifname)).map_err(failed)?;
-    let Some(link) = link else {
-        return Err(packet_error(PacketError::NoDevice { ifname: ifname.to_owned() }));
-    };
+    link.ok_or_else(|| packet_error(PacketError::NoDevice { ifname: ifname.to_owned() }))
+}
+
+fn open_netdev(request: &PortRequest, ifname: &str, workers: usize) -> Result<Opened, NotOpened> {
+    let link = find_netdev(ifname)?;
     let fanout = (workers > 1).then_some(link.index as u16);
     let wanted = PacketRequest { ifname, fanout, receive_buffer: RECEIVE_BUFFER };
     let fds =

@@ -159,6 +159,7 @@ impl Hands {
             }
         } else {
             if let Place::Netdev { ifname } = &request.place {
+                attach::find_netdev(ifname)?;
                 self.guard.silence(ifname).map_err(NotOpened::Failed)?;
             }
             let opened = attach::open(request, self.workers)?;
