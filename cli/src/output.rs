@@ -103,7 +103,8 @@ impl Printer {
         lines.join("\n")
     }
 
-    fn line(&self, text: &str) -> anyhow::Result<()> {
+    /// Prints a line, whatever the format; nobody reading any more is no error.
+    pub fn line(&self, text: &str) -> anyhow::Result<()> {
         match writeln!(io::stdout(), "{text}") {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             result => Ok(result?),

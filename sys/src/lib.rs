@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code, reason = "system calls that no library offers: this room exists to hold them")]
 
+pub mod clock;
 pub mod epoll;
 pub mod netlink;
 pub mod netns;

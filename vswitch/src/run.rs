@@ -215,7 +215,7 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
 
 /// New at every start: the process id and the second it began.
 fn instance() -> String {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since = weft_sys::clock::wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     format!("{:x}-{:x}", since.as_micros(), std::process::id())
 }
 

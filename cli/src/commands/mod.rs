@@ -37,8 +37,9 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Agent(args) => process::agent(args),
         Command::Vswitch(args) => process::vswitch(args),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "weft", &mut std::io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "weft", &mut script);
+            printer.line(String::from_utf8_lossy(&script).trim_end())
         }
     }
 }

@@ -1,13 +1,13 @@
 //! `weft pki init` and `weft host enroll`: the fabric's certificates.
 
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
 use weft_api::object::Name;
 use weft_controller::pki::{self, Described};
+use weft_sys::clock::wall;
 
 use crate::output::Printer;
 
@@ -65,17 +65,17 @@ pub fn enroll(args: &EnrollArgs, printer: &Printer) -> Result<()> {
 
 /// Makes the authority.
 pub fn init_at(dir: &Path, controller: &[String]) -> Result<Vec<Described>> {
-    Ok(pki::init(dir, controller, super::random()?, SystemTime::now())?)
+    Ok(pki::init(dir, controller, super::random()?, wall())?)
 }
 
 /// Makes a host's certificate.
 pub fn enroll_at(dir: &Path, host: &str, out: &Path) -> Result<Vec<Described>> {
     let host = Name::new(host).with_context(|| format!("`{host}` cannot be a host's name"))?;
-    Ok(pki::enroll(dir, &host, out, SystemTime::now())?)
+    Ok(pki::enroll(dir, &host, out, wall())?)
 }
 
 fn print(described: &[Described], printer: &Printer) -> Result<()> {
-    let now = SystemTime::now();
+    let now = wall();
     let certificate =
         |d: &Described| Certificate { file: d.path.clone(), names: d.names.clone(), days_left: d.days_left(now) };
     let list: Vec<Certificate> = described.iter().map(certificate).collect();
