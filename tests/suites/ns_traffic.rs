@@ -56,13 +56,13 @@ fn every_ping_size_is_answered(lab: &Lab) {
 }
 
 fn group_traffic_reaches_all_others(lab: &Lab) {
+    for guest in ["a", "b", "c"] {
+        lab.exec(guest, &["ip", "route", "replace", "239.0.0.0/8", "dev", "eth0"]);
+    }
     for (group, join) in [("10.9.0.255", None), ("239.9.9.9", Some("239.9.9.9"))] {
         let mut words = vec!["udp-sink", PORT, "10"];
         words.extend(join.iter().flat_map(|g| ["--group", *g]));
         let sinks: Vec<_> = ["b", "c"].iter().map(|guest| sink(lab, guest, &words)).collect();
-        if join.is_some() {
-            lab.exec("a", &["ip", "route", "replace", "239.0.0.0/8", "dev", "eth0"]);
-        }
         let sent = source(lab, "a", &["udp-source", &socket(group), "300", "10", "--gap-us", "1000"]);
         for sink in sinks {
             let got = sink.finish();
