@@ -193,7 +193,8 @@ fn transfer(make: Make, to: &str, last: u8, version: u8) -> (u64, usize) {
         let wait = [a.interface.poll_delay(now, &a.sockets), b.interface.poll_delay(now, &b.sockets)];
         let wait = wait.into_iter().flatten().min().map_or(Duration::from_millis(10), Into::into);
         elapsed += if moved > 0 { Duration::from_micros(100) } else { wait.max(Duration::from_micros(100)) };
-        let mut drops = || fabric.ledgers(start + elapsed).into_iter().flat_map(|report| report.drops).collect::<Vec<_>>();
+        let mut drops =
+            || fabric.ledgers(start + elapsed).into_iter().flat_map(|report| report.drops).collect::<Vec<_>>();
         assert!(elapsed < PATIENCE, "{what}: {} bytes after {elapsed:?}, drops {:?}", received.len(), drops());
     }
     assert_eq!(Sha256::digest(&received), Sha256::digest(&payload), "{what}");

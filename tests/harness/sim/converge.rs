@@ -76,7 +76,7 @@ impl World {
             if live != ports || attached.len() != ports.len() {
                 wrong.push(format!("{name}: live are {live:?} of {} ports, not {ports:?}", attached.len()));
             }
-            if !host.vswitch.as_ref().is_some_and(|vswitch| vswitch.underlay.is_some()) {
+            if host.vswitch.as_ref().is_none_or(|vswitch| vswitch.underlay.is_none()) {
                 wrong.push(format!("{name} has no underlay"));
             }
         }

@@ -7,6 +7,7 @@ use weft_vswitch::underlay::MemoryDatagram;
 
 use super::check::Place;
 use super::guest::{Guest, Kind, SLOTS, as_sent};
+use super::host::Host;
 use super::world::{Event, World};
 
 /// Rounds that a vswitch runs in one step.
@@ -30,11 +31,10 @@ impl World {
         if let Some(vswitch) = &mut host.vswitch {
             vswitch.control.settle(now, ROUNDS_MAX);
         }
-        for guest in Guest::all() {
-            let Some(end) = self.hosts[index].devices.get(&guest.netns()) else { continue };
+        for (guest, end) in &self.hosts[index].devices {
             while let Some((bytes, offload)) = end.pop() {
                 for frame in as_sent(&mut self.pool, &bytes, offload) {
-                    self.traffic.arrived(Place { host: index, guest }, &frame);
+                    self.traffic.arrived(Place { host: index, guest: *guest }, &frame);
                 }
             }
         }
@@ -65,18 +65,17 @@ impl World {
 
     /// All devices that exist.
     pub(super) fn places(&self) -> Vec<Place> {
-        let of_host = |host: usize| {
-            Guest::all()
-                .filter(move |guest| self.hosts[host].devices.contains_key(&guest.netns()))
-                .map(move |guest| Place { host, guest })
+        let of_host = |(host, state): (usize, &Host)| {
+            let guests: Vec<Guest> = state.devices.keys().copied().collect();
+            guests.into_iter().map(move |guest| Place { host, guest })
         };
-        (0..self.hosts.len()).flat_map(of_host).collect()
+        self.hosts.iter().enumerate().flat_map(of_host).collect()
     }
 
     /// A guest sends; the frame's nonce.
     pub(super) fn send(&mut self, from: Place, to: Guest, kind: Kind) -> u64 {
         let (nonce, frame) = self.traffic.send(from, to, kind);
-        if let Some(end) = self.hosts[from.host].devices.get(&from.guest.netns()) {
+        if let Some(end) = self.hosts[from.host].devices.get(&from.guest) {
             end.push(&frame, PLAIN);
         }
         self.touch(from.host);

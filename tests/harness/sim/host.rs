@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::Path;
 use std::time::Instant;
 
 use weft_agent::core::Core;
@@ -19,6 +18,7 @@ use weft_vswitch::control::Control;
 use weft_vswitch::port::{Attached, Memory, MemoryEnd, memory};
 use weft_vswitch::underlay::UnderlayEnd;
 
+use super::guest::Guest;
 use super::random::Random;
 
 /// Frames that one direction of a device holds.
@@ -38,10 +38,10 @@ pub struct Host {
     pub disk: Option<Cached>,
     /// The vswitch, while it runs.
     pub vswitch: Option<Vswitch>,
-    /// The guests' ends of all devices that exist, by namespace.
-    pub devices: BTreeMap<String, MemoryEnd>,
-    /// Namespaces that exist.
-    pub namespaces: BTreeSet<String>,
+    /// The guests' ends of all devices that exist.
+    pub devices: BTreeMap<Guest, MemoryEnd>,
+    /// Whose namespaces exist.
+    pub namespaces: BTreeSet<Guest>,
     /// When the agent's hands have done what they were asked so far.
     pub busy_until: Option<Instant>,
     /// When the agent is to be woken.
@@ -81,14 +81,14 @@ pub struct Vswitch {
 #[derive(Clone)]
 struct Device {
     device: PortDevice,
-    netns: String,
+    guest: Guest,
     memory: Memory,
     end: MemoryEnd,
 }
 
 impl Host {
     /// A host on which nothing runs.
-    pub fn new(name: &str, addr: IpAddr, namespaces: BTreeSet<String>, setup: Setup) -> Self {
+    pub fn new(name: &str, addr: IpAddr, namespaces: BTreeSet<Guest>, setup: Setup) -> Self {
         Self {
             name: name.to_owned(),
             addr,
@@ -124,9 +124,9 @@ impl Host {
     }
 
     /// A guest's namespace is deleted, and its device with it.
-    pub fn delete_namespace(&mut self, netns: &str) {
-        self.namespaces.remove(netns);
-        if let Some(end) = self.devices.remove(netns) {
+    pub fn delete_namespace(&mut self, guest: Guest) {
+        self.namespaces.remove(&guest);
+        if let Some(end) = self.devices.remove(&guest) {
             end.remove();
         }
     }
@@ -252,10 +252,10 @@ impl Host {
 
     fn open(&mut self, now: Instant, request: &PortRequest) -> Result<PortDevice, NotOpened> {
         let text = request.place.netns_text();
-        let netns = Path::new(&text).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if !self.namespaces.contains(&netns) {
-            return Err(NotOpened::Waiting(format!("there is no namespace {netns}")));
-        }
+        let is_of = |guest: &Guest| text.strip_prefix("/run/netns/") == Some(guest.netns().as_str());
+        let Some(guest) = Guest::all().find(is_of).filter(|guest| self.namespaces.contains(guest)) else {
+            return Err(NotOpened::Waiting(format!("there is no namespace {text}")));
+        };
         if self.vswitch.is_none() {
             return Err(NotOpened::Lost("there is no vswitch".into()));
         }
@@ -272,14 +272,14 @@ impl Host {
         let known = self.held.get(&request.id).filter(|held| held.device.netns == text);
         let (memory, end) = match known {
             Some(held) => (held.memory.clone(), held.end.clone()),
-            None if self.devices.contains_key(&netns) => {
-                return Err(NotOpened::Failed(format!("the device in {netns} is busy")));
+            None if self.devices.contains_key(&guest) => {
+                return Err(NotOpened::Failed(format!("the device in {text} is busy")));
             }
             None => memory(QUEUE_LEN),
         };
         self.detach(now, request.id);
-        let opened = Device { device: device.clone(), netns: netns.clone(), memory, end };
-        self.devices.insert(netns, opened.end.clone());
+        let opened = Device { device: device.clone(), guest, memory, end };
+        self.devices.insert(guest, opened.end.clone());
         self.held.insert(request.id, opened.clone());
         if let Err(why) = self.attach(opened) {
             self.held.remove(&request.id);
@@ -323,9 +323,9 @@ impl Host {
     /// Devices that nobody holds any more are gone.
     fn reap(&mut self) {
         let attached = self.vswitch.iter().flat_map(|vswitch| vswitch.ports.values());
-        let held: BTreeSet<String> = self.held.values().chain(attached).map(|device| device.netns.clone()).collect();
-        self.devices.retain(|netns, end| {
-            let stays = held.contains(netns);
+        let held: BTreeSet<Guest> = self.held.values().chain(attached).map(|device| device.guest).collect();
+        self.devices.retain(|guest, end| {
+            let stays = held.contains(guest);
             if !stays {
                 end.remove();
             }

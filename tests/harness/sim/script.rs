@@ -18,10 +18,11 @@ const NETWORKS: usize = 2;
 impl World {
     /// Somebody changes intent, and somebody will again.
     pub(super) fn change(&mut self) {
-        if !self.trouble_is_over {
-            let wait = self.random.micros(2_000, 120_000);
-            self.agenda.after(wait, Event::Change);
+        if self.trouble_is_over {
+            return;
         }
+        let wait = self.random.micros(2_000, 120_000);
+        self.agenda.after(wait, Event::Change);
         // Without a controller there is no API.
         if self.controller.hub.is_none() {
             return;
@@ -173,7 +174,7 @@ impl World {
             65..76 => self.crash_controller(),
             76..86 => {
                 let guest = Guest { tenant: self.random.below(TENANTS.len()), slot: self.random.below(SLOTS) };
-                self.hosts[host].delete_namespace(&guest.netns());
+                self.hosts[host].delete_namespace(guest);
                 let wait = self.random.micros(0, 2_000_000);
                 self.agenda.after(wait, Event::NamespaceBack(host, guest));
             }
@@ -228,7 +229,7 @@ impl World {
         self.partitions.fill(None);
         self.torn.clear();
         for host in &mut self.hosts {
-            host.namespaces.extend(Guest::all().map(Guest::netns));
+            host.namespaces.extend(Guest::all());
         }
         self.agenda.after(Duration::from_secs(2), Event::ControllerStart);
     }

@@ -129,7 +129,7 @@ impl World {
                 offloads: random.pick(&[all, Offloads::default()]),
                 seed: random.bits(),
             };
-            let namespaces = Guest::all().map(Guest::netns).collect();
+            let namespaces = Guest::all().collect();
             hosts.push(Host::new(name, [192, 0, 2, index].into(), namespaces, setup));
         }
         let store = Arc::new(MemoryStore::new("store-1"));
@@ -215,7 +215,7 @@ impl World {
             Event::Change => self.change(),
             Event::Chatter => {
                 self.chatter();
-                let wait = self.random.micros(100, 4_000);
+                let wait = self.random.micros(100, if self.trouble_is_over { 20_000 } else { 6_000 });
                 self.agenda.after(wait, Event::Chatter);
             }
             Event::ControllerStart => self.start_controller(),
@@ -236,7 +236,7 @@ impl World {
             Event::Fault => self.fault(),
             Event::Hub => self.wake_hub(),
             Event::Intent => self.read_intent(),
-            Event::NamespaceBack(host, guest) => self.hosts[host].namespaces.extend([guest.netns()]),
+            Event::NamespaceBack(host, guest) => self.hosts[host].namespaces.extend([guest]),
             Event::Second(host) => self.second(host),
             Event::Step(host) => self.step(host),
             Event::Up(session) => self.hear_up(session),
