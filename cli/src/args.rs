@@ -48,22 +48,24 @@ pub struct Cli {
 #[command(next_help_heading = "Common options")]
 pub struct Global {
     /// Talk to this lab [default: the only one running]
-    #[arg(long, global = true, value_name = "NAME", env = "WEFT_LAB")]
+    #[arg(long, global = true, value_name = "NAME")]
     pub lab: Option<String>,
-    /// Talk to this controller: unix:/run/weft/api.sock or https://HOST:PORT
-    #[arg(long, global = true, value_name = "URL", env = "WEFT_API", conflicts_with = "lab")]
+    /// Talk to this controller, unless --lab is given: unix:/run/weft/api.sock or https://HOST:PORT
+    #[arg(long, global = true, value_name = "URL", env = "WEFT_API", hide_env_values = true)]
     pub api: Option<String>,
     /// File with the bearer token for https
-    #[arg(long, global = true, value_name = "FILE", env = "WEFT_TOKEN_FILE")]
+    #[arg(long, global = true, value_name = "FILE", env = "WEFT_TOKEN_FILE", hide_env_values = true)]
     pub token_file: Option<PathBuf>,
     /// File with the certificates (PEM) that the controller's certificate is checked against
-    #[arg(long, global = true, value_name = "FILE", env = "WEFT_CA")]
+    #[arg(long, global = true, value_name = "FILE", env = "WEFT_CA", hide_env_values = true)]
     pub ca: Option<PathBuf>,
-    /// How to print
-    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    /// How to print: table, json or yaml
+    #[arg(short, long, global = true, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
+    #[arg(hide_possible_values = true)]
     pub output: Format,
-    /// When to colour
-    #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]
+    /// When to colour: auto (on a terminal, unless NO_COLOR is set), always or never
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t = Color::Auto)]
+    #[arg(hide_possible_values = true)]
     pub color: Color,
 }
 

@@ -57,10 +57,11 @@ const PORT_HTTPS: u16 = 443;
 impl Client {
     /// By the common options: the API that is named, the lab that is named, the only lab, this host's controller.
     pub fn open(global: &Global) -> Result<Self> {
-        let endpoint = match &global.api {
-            Some(url) => Endpoint::parse(url, global)?,
-            None if global.lab.is_none() && registry::names()?.is_empty() => Endpoint::of_this_host()?,
-            None => return Ok(Self::of_lab(&registry::connect(global.lab.as_deref())?)),
+        let endpoint = match (&global.lab, &global.api) {
+            // A named lab wins over an API that may come from the environment.
+            (None, Some(url)) => Endpoint::parse(url, global)?,
+            (None, None) if registry::names()?.is_empty() => Endpoint::of_this_host()?,
+            (lab, _) => return Ok(Self::of_lab(&registry::connect(lab.as_deref())?)),
         };
         Ok(Self { endpoint, timeout: TIMEOUT })
     }

@@ -1,5 +1,6 @@
 //! `weft lab`: builds labs, checks them, enters them, takes them down.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -62,7 +63,30 @@ fn run_and_end(printer: &Printer, args: &UpArgs, lab: Option<&str>) -> Result<()
             (checked - built).as_secs_f64()
         ),
     ))?;
-    verdict(&outcomes)
+    verdict(&outcomes)?;
+    printer.say(&next_steps(&topology, &args.file))
+}
+
+/// What to try with a topology that works.
+fn next_steps(topology: &Topology, file: &Path) -> String {
+    let weft = std::env::args().next().unwrap_or_else(|| "weft".into());
+    let file = if file == Path::new("-") { "FILE".into() } else { file.display().to_string() };
+    let cases = topology.expectations.iter().flat_map(|e| e.cases(topology));
+    let ping = cases
+        .filter(|c| c.reach)
+        .map(|c| (format!("lab exec {} -- ping -c 3 {}", c.from, c.address), "in a guest"))
+        .next();
+    let host = topology.hosts.first().map(|h| h.name.as_str()).unwrap_or_default();
+    let steps = [(format!("lab up {file}"), "build it and leave it running")].into_iter().chain(ping).chain([
+        ("status".into(), "how hosts and ports stand"),
+        (format!("flows {host}"), "every rule, the object behind it, its counters"),
+        ("drops".into(), "what was dropped, where and why"),
+        ("lab down".into(), "take it down"),
+    ]);
+    let steps: Vec<(String, &str)> = steps.map(|(words, what)| (format!("{weft} {words}"), what)).collect();
+    let width = steps.iter().map(|(words, _)| words.len()).max().unwrap_or_default();
+    let lines: Vec<String> = steps.iter().map(|(words, what)| format!("  {words:width$}   # {what}")).collect();
+    format!("\nTry next:\n{}", lines.join("\n"))
 }
 
 fn up(printer: &Printer, args: &UpArgs, lab: Option<&str>) -> Result<()> {
