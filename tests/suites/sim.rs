@@ -64,6 +64,7 @@ fn without_faults_every_change_is_in_force_within_seconds() {
     let plan = Plan { trouble: Duration::from_secs(2), faults: false };
     for tally in live_many(plan, SEEDS / 10) {
         assert!(tally.converged_ms <= 2_500, "{tally:?}");
+        assert_eq!(tally.answers, tally.queries, "{tally:?}");
     }
 }
 
