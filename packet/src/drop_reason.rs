@@ -50,7 +50,7 @@ drop_reasons! {
     ZeroSource,
     /// A VLAN tag where no trunk port carries it.
     VlanNotAllowed,
-    /// The port has no policy installed yet, so nothing passes in or out.
+    /// The port has no policy installed or no device attached yet, so nothing passes in or out.
     PortDark,
     /// The source MAC address is not one that the port may use.
     SpoofedMac,

@@ -83,8 +83,9 @@ impl Outputs {
 
     /// Puts a frame into a port's queue.
     pub(crate) fn output(&mut self, id: PortId, source: DropSource, frame: Frame) {
+        // In the program, and its device is not here yet: it waits for its namespace, or for an agent to attach it.
         let Some(port) = self.ports.get_mut(id) else {
-            return self.drop(source, DropReason::NoDestination, frame);
+            return self.drop(source, DropReason::PortDark, frame);
         };
         if port.out.is_empty() {
             self.dirty.push(id);
