@@ -288,7 +288,7 @@ impl<'a> Walk<'a> {
             return;
         }
         match self.learned.learn(segment, mac, location, self.now) {
-            Learn::Full => self.must_be_asked_in(1),
+            Learn::Full | Learn::Held => self.must_be_asked_in(1),
             Learn::Add(seen) | Learn::Move(seen) | Learn::Refresh(seen) => {
                 self.must_be_asked_in(self.learned.age_s());
                 self.result.sources.push(seen);

@@ -2,7 +2,8 @@
 //!
 //! The pinned map of the program always wins: it is asked first, and a pinned address is never learned. Locks are
 //! taken when tables are evaluated only; a cached verdict keeps a handle to its entry and refreshes that with at most
-//! one relaxed store per second. One shard holds all of a segment, so that its bound needs no second counter.
+//! one relaxed store per second. One shard holds all of a segment, so that its bound needs no second counter. Moves are
+//! rationed, because each ends the cached results of a whole domain: a flapping station must not stop the caches.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -29,19 +30,30 @@ pub struct Learned {
     age_s: u32,
     max: usize,
     per_segment_max: usize,
+    moves_per_s: u32,
     shards: Box<[Mutex<Shard>]>,
     len: AtomicUsize,
     epochs: LiveEpochs,
     counters: Counters,
 }
 
-type Shard = HashMap<SegmentId, HashMap<MacAddr, Arc<Seen>>>;
+type Shard = HashMap<SegmentId, Stations>;
+
+/// A segment's stations.
+#[derive(Default)]
+struct Stations {
+    by_mac: HashMap<MacAddr, Arc<Seen>>,
+    /// Moves in the second of the last one.
+    moves: (Second, u32),
+}
 
 /// One learned location. A move makes a new one.
 #[derive(Debug)]
 pub struct Seen {
     location: Location,
     last: AtomicU32,
+    /// When it came here from elsewhere; `None` for a station that was new.
+    moved: Option<Second>,
 }
 
 /// What [`Learned::learn`] did.
@@ -51,6 +63,8 @@ pub enum Learn {
     Add(Arc<Seen>),
     /// No room in the segment or in all.
     Full,
+    /// It moved in this second already, or too many of its segment did: it stays where it was.
+    Held,
     /// It was somewhere else before.
     Move(Arc<Seen>),
     /// It is where it was.
@@ -62,6 +76,7 @@ struct Counters {
     add: AtomicU64,
     moved: AtomicU64,
     full: AtomicU64,
+    held: AtomicU64,
     refused: AtomicU64,
     expired: AtomicU64,
 }
@@ -75,6 +90,8 @@ pub struct LearnCounts {
     pub moved: u64,
     /// Stations not learned for want of room.
     pub full: u64,
+    /// Moves not followed because there were too many.
+    pub held: u64,
     /// Stations not learned because they are pinned elsewhere.
     pub refused: u64,
     /// Stations forgotten: too old, or their port, remote or segment is gone.
@@ -104,6 +121,7 @@ impl Learned {
             age_s: limits.learned_age_s,
             max: limits.learned_max,
             per_segment_max: limits.learned_per_segment_max,
+            moves_per_s: limits.learned_moves_per_s,
             shards: (0..SHARDS).map(|_| Mutex::new(Shard::new())).collect(),
             len: AtomicUsize::new(0),
             epochs: LiveEpochs::new(),
@@ -140,7 +158,7 @@ impl Learned {
     /// Where the station is, and when that must be asked anew.
     pub fn lookup(&self, key: FdbKey, now: Second) -> Option<(Location, Second)> {
         let shard = self.shard(key.segment);
-        let seen = shard.get(&key.segment)?.get(&key.mac)?;
+        let seen = shard.get(&key.segment)?.by_mac.get(&key.mac)?;
         let until = Second(seen.last().saturating_add(self.age_s));
         (now < until).then_some((seen.location, until))
     }
@@ -150,23 +168,27 @@ impl Learned {
         debug_assert!(mac.is_unicast(), "parse drops frames with a group source");
         let mut shard = self.shard(segment.id);
         let stations = shard.entry(segment.id).or_default();
-        let known = stations.get(&mac).map(|seen| (Arc::clone(seen), self.is_old(seen, now)));
-        let fresh = || Arc::new(Seen { location, last: AtomicU32::new(now.0) });
+        let known = stations.by_mac.get(&mac).map(|seen| (Arc::clone(seen), self.is_old(seen, now)));
+        let fresh = |moved| Arc::new(Seen { location, last: AtomicU32::new(now.0), moved });
         let outcome = match known {
             Some((seen, false)) if seen.location == location => {
                 seen.refresh(now);
                 return Learn::Refresh(seen);
             }
-            Some((_, false)) => Learn::Move(fresh()),
-            Some((_, true)) => Learn::Add(fresh()),
-            None if stations.len() >= self.per_segment_max || !self.reserve() => {
+            Some((seen, false)) if seen.moved == Some(now) || !stations.may_move(now, self.moves_per_s) => {
+                self.counters.held.fetch_add(1, Ordering::Relaxed);
+                return Learn::Held;
+            }
+            Some((_, false)) => Learn::Move(fresh(Some(now))),
+            Some((_, true)) => Learn::Add(fresh(None)),
+            None if stations.by_mac.len() >= self.per_segment_max || !self.reserve() => {
                 self.counters.full.fetch_add(1, Ordering::Relaxed);
                 return Learn::Full;
             }
-            None => Learn::Add(fresh()),
+            None => Learn::Add(fresh(None)),
         };
         let (Learn::Add(seen) | Learn::Move(seen)) = &outcome else { return outcome };
-        stations.insert(mac, Arc::clone(seen));
+        stations.by_mac.insert(mac, Arc::clone(seen));
         drop(shard);
         let moved = matches!(outcome, Learn::Move(_));
         let counter = if moved { &self.counters.moved } else { &self.counters.add };
@@ -187,15 +209,15 @@ impl Learned {
             let mut changed = Vec::new();
             shard.retain(|id, stations| {
                 let segment = tables.segment(*id);
-                let before = stations.len();
-                stations.retain(|_, seen| {
+                let before = stations.by_mac.len();
+                stations.by_mac.retain(|_, seen| {
                     !self.is_old(seen, now) && segment.is_some_and(|s| is_reachable(tables, s, seen.location))
                 });
-                let gone = before - stations.len();
+                let gone = before - stations.by_mac.len();
                 self.len.fetch_sub(gone, Ordering::Relaxed);
                 self.counters.expired.fetch_add(gone as u64, Ordering::Relaxed);
                 changed.extend(segment.filter(|_| gone > 0).map(|segment| segment.domain));
-                !stations.is_empty()
+                !stations.by_mac.is_empty()
             });
             drop(shard);
             changed.into_iter().for_each(|domain| self.epochs.touch(domain));
@@ -207,7 +229,7 @@ impl Learned {
         let mut reports = Vec::new();
         for shard in &self.shards {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            let all = shard.iter().flat_map(|(segment, stations)| stations.iter().map(move |s| (*segment, s)));
+            let all = shard.iter().flat_map(|(segment, stations)| stations.by_mac.iter().map(move |s| (*segment, s)));
             reports.extend(all.filter(|(_, (_, seen))| !self.is_old(seen, now)).map(|(segment, (mac, seen))| {
                 let age_s = now.0.saturating_sub(seen.last());
                 FdbReport {
@@ -225,11 +247,12 @@ impl Learned {
     /// How often learning ended how.
     pub fn counts(&self) -> LearnCounts {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let Counters { add, moved, full, refused, expired } = &self.counters;
+        let Counters { add, moved, full, held, refused, expired } = &self.counters;
         LearnCounts {
             add: read(add),
             moved: read(moved),
             full: read(full),
+            held: read(held),
             refused: read(refused),
             expired: read(expired),
         }
@@ -246,6 +269,18 @@ impl Learned {
 
     fn shard(&self, segment: SegmentId) -> MutexGuard<'_, Shard> {
         self.shards[segment.0 as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stations {
+    /// Whether one more may move in this second; counts it.
+    fn may_move(&mut self, now: Second, max: u32) -> bool {
+        if self.moves.0 != now {
+            self.moves = (now, 0);
+        }
+        let may = self.moves.1 < max;
+        self.moves.1 += u32::from(may);
+        may
     }
 }
 
@@ -316,6 +351,35 @@ mod tests {
         assert_eq!(learned.lookup(key(1, A), Second(1)), Some((THERE, Second(301))));
         assert_eq!(learned.epochs().version(), version + 1);
         assert_eq!((learned.len(), learned.counts().moved), (1, 1));
+    }
+
+    #[test]
+    fn a_flapping_station_ends_cached_results_once_a_second_at_most() {
+        let learned = learned(10);
+        learned.learn(&segment(1), A, HERE, Second(0));
+        let version = learned.epochs().version();
+        for frame in 0..10_000 {
+            let location = if frame % 2 == 0 { THERE } else { HERE };
+            learned.learn(&segment(1), A, location, Second(frame / 1000));
+        }
+        assert_eq!(learned.epochs().version() - version, 10);
+        let counts = learned.counts();
+        assert_eq!((counts.moved, counts.held), (10, 5 * (500 + 499)));
+        assert_eq!(learned.lookup(key(1, A), Second(10)).map(|(location, _)| location), Some(HERE));
+    }
+
+    #[test]
+    fn the_stations_of_a_segment_share_a_ration_of_moves_and_other_segments_have_their_own() {
+        let mac = |n: u32| MacAddr::from_u64(0x0200_0000_0000 | u64::from(n));
+        let learned = Learned::new(Instant::now(), &LIMITS);
+        let stations = LIMITS.learned_moves_per_s * 2;
+        (0..stations).for_each(|n| drop(learned.learn(&segment(1), mac(n), HERE, Second(0))));
+        learned.learn(&segment(2), A, HERE, Second(0));
+        (0..stations).for_each(|n| drop(learned.learn(&segment(1), mac(n), THERE, Second(1))));
+        assert_eq!(learned.counts().moved, LIMITS.learned_moves_per_s.into());
+        assert!(matches!(learned.learn(&segment(2), A, THERE, Second(1)), Learn::Move(_)));
+        (0..stations).for_each(|n| drop(learned.learn(&segment(1), mac(n), THERE, Second(2))));
+        assert_eq!(learned.counts().moved, 1 + u64::from(stations), "the rest follows in the next second");
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub struct Limits {
     // Learning.
     pub learned_age_s: u32,
     pub learned_max: usize,
+    pub learned_moves_per_s: u32,
     pub learned_per_segment_max: usize,
 
     // Flow caches, per worker.
@@ -51,6 +52,7 @@ pub const LIMITS: Limits = Limits {
 
     learned_age_s: 300,
     learned_max: 1 << 17,
+    learned_moves_per_s: 256,
     learned_per_segment_max: 8_192,
 
     exact_entries: 8_192,

@@ -19,6 +19,7 @@ pub(crate) fn ledger(reports: &[WorkerReport], learned: &LearnCounts) -> LedgerR
         ("learn_add".to_owned(), learned.add),
         ("learn_moved".to_owned(), learned.moved),
         ("learn_full".to_owned(), learned.full),
+        ("learn_held".to_owned(), learned.held),
         ("learn_refused".to_owned(), learned.refused),
         ("learn_expired".to_owned(), learned.expired),
     ]);
