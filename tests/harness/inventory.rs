@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// Everything that a lab could leave: names, not contents.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,12 +40,17 @@ impl Inventory {
         }
     }
 
-    /// Asserts that nothing came and nothing went since `before`.
+    /// Asserts that nothing came and nothing went since `before`, but for what the kernel needs a moment to take apart.
     ///
     /// # Panics
     /// When something did, with its name.
     pub fn assert_same(before: &Self) {
-        let after = Self::take();
+        let end = Instant::now() + Duration::from_secs(3);
+        let mut after = Self::take();
+        while after != *before && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(50));
+            after = Self::take();
+        }
         let pairs = [
             ("network namespaces", &before.netns, &after.netns),
             ("links", &before.links, &after.links),
@@ -83,11 +89,16 @@ fn listing(folder: &Path) -> BTreeSet<String> {
     names
 }
 
-/// Processes whose name is `weft` or a part of it, by name and id.
+/// Processes whose name is `weft` or a part of it, by name and id. One that has ended and waits for the machine's init
+/// to take note is none of ours any more.
 fn weft_processes() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Ok(name) = fs::read_to_string(entry.path().join("comm")) else { continue };
+        let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+        if status.contains("State:\tZ") {
+            continue;
+        }
         if name.trim() == "weft" || name.starts_with("weft-v") || name.starts_with("weft-a") {
             found.insert(format!("{} {}", entry.file_name().display(), name.trim()));
         }

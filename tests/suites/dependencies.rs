@@ -25,7 +25,25 @@ const LICENSES: &[&str] = &[
 ];
 
 /// Crates known to be there in several versions, with who needs the older one. A new name here needs a reason.
-const DUPLICATES: &[&str] = &[];
+const DUPLICATES: &[&str] = &[
+    // tonic keeps 0.22.
+    "base64",
+    // jsonschema's fancy-regex keeps 0.8 (tests only).
+    "bit-vec",
+    // smoltcp keeps 1.3 (tests only).
+    "bitflags",
+    // postcard names two versions of an optional crate that we do not build.
+    "embedded-io",
+    // petgraph, behind protox and jsonschema, keeps hashbrown 0.15 and its hasher.
+    "foldhash",
+    "hashbrown",
+    // ring keeps 0.2, ahash (tests only) 0.3.
+    "getrandom",
+    // Procedural macros move to 3 one by one.
+    "syn",
+    // miette, behind protox, keeps 0.1.
+    "unicode-width",
+];
 
 fn metadata() -> Metadata {
     MetadataCommand::new()
