@@ -120,8 +120,11 @@ impl Labels {
 
     fn port_report(&self, port: &message::PortReport) -> PortReport {
         let device = &port.device;
-        let drops =
-            port.drops.iter().map(|(reason, frames)| drop_report(*reason, Some(device.name.clone()), "", *frames));
+        let source = format!("port {}", device.name);
+        let drops = port
+            .drops
+            .iter()
+            .map(|(reason, frames)| drop_report(*reason, Some(device.name.clone()), source.clone(), "", *frames));
         PortReport {
             name: device.name.clone(),
             kind: match device.kind {
@@ -163,21 +166,29 @@ impl Labels {
         entries.into_iter().map(report).collect()
     }
 
-    /// All drops, summed by reason, by the port that the frames came from and by the rule that said so; the most
-    /// frequent first.
+    /// All drops, summed by reason, by where the frames came from and by the rule that said so; the most frequent first.
     pub fn drop_reports(&self, ledger: &message::LedgerReport) -> Vec<DropReport> {
-        let mut sums: BTreeMap<(DropReason, Option<String>, &str), u64> = BTreeMap::new();
+        let mut sums: BTreeMap<(DropReason, DropSource, &str), u64> = BTreeMap::new();
         for drop in ledger.drops.iter().filter(|drop| drop.frames > 0) {
-            let port = match drop.source {
-                DropSource::Port(id) => Some(self.port(id)),
-                DropSource::Remote(_) | DropSource::Underlay | DropSource::Own => None,
-            };
-            *sums.entry((drop.reason, port, drop.owner.as_str())).or_default() += drop.frames;
+            *sums.entry((drop.reason, drop.source, drop.owner.as_str())).or_default() += drop.frames;
         }
-        let mut reports: Vec<_> =
-            sums.into_iter().map(|((reason, port, owner), frames)| drop_report(reason, port, owner, frames)).collect();
+        let report = |((reason, source, owner), frames)| {
+            let port = if let DropSource::Port(id) = source { Some(self.port(id)) } else { None };
+            drop_report(reason, port, self.drop_source(source), owner, frames)
+        };
+        let mut reports: Vec<_> = sums.into_iter().map(report).collect();
         reports.sort_by_key(|report| std::cmp::Reverse(report.frames));
         reports
+    }
+
+    fn drop_source(&self, source: DropSource) -> String {
+        match source {
+            DropSource::Port(id) => format!("port {}", self.port(id)),
+            DropSource::Remote(id) => format!("host {}", self.remote(id)),
+            DropSource::Address(addr) => format!("underlay {addr}"),
+            DropSource::Underlay => "underlay".into(),
+            DropSource::Own => "vswitch".into(),
+        }
     }
 
     /// The balance of frames.
@@ -213,9 +224,9 @@ fn row(ledger: &Ledger) -> LedgerRow {
     }
 }
 
-fn drop_report(reason: DropReason, port: Option<String>, owner: &str, frames: u64) -> DropReport {
+fn drop_report(reason: DropReason, port: Option<String>, source: String, owner: &str, frames: u64) -> DropReport {
     let (name, explanation) = (reason.name().into(), reason.explanation().trim().into());
-    DropReport { reason: name, explanation, port, owner: owner.into(), frames }
+    DropReport { reason: name, explanation, port, source, owner: owner.into(), frames }
 }
 
 fn counters(counters: &[(String, u64)]) -> Vec<CounterReport> {
@@ -304,12 +315,17 @@ mod tests {
             drop(DropSource::Port(port), "rule one", 1),
             drop(DropSource::Port(port), "rule two", 2),
             drop(DropSource::Port(port), "rule one", 3),
-            drop(DropSource::Underlay, "", 9),
+            drop(DropSource::Address([192, 0, 2, 77].into()), "", 9),
+            drop(DropSource::Underlay, "", 5),
             drop(DropSource::Own, "", 0),
         ];
         let reports = labels.drop_reports(&message::LedgerReport { drops, ..message::LedgerReport::default() });
-        let got: Vec<_> = reports.iter().map(|r| (r.port.as_deref(), r.owner.as_str(), r.frames)).collect();
-        assert_eq!(got, [(None, "", 9), (Some("red/a"), "rule one", 4), (Some("red/a"), "rule two", 2)]);
+        let got: Vec<_> = reports.iter().map(|r| (r.source.as_str(), r.owner.as_str(), r.frames)).collect();
+        let port = "port red/a";
+        let expected =
+            [("underlay 192.0.2.77", "", 9), ("underlay", "", 5), (port, "rule one", 4), (port, "rule two", 2)];
+        assert_eq!(got, expected);
+        assert_eq!(reports[2].port.as_deref(), Some("red/a"));
     }
 
     #[test]

@@ -104,6 +104,10 @@ pub struct DropReport {
     /// The port, as `red/a`; `None` for the underlay, and for the host as a whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<String>,
+    /// Where the frames came from: `port red/a`, `host h2`, `underlay 192.0.2.77` for an address that is no host's,
+    /// `underlay` for all such addresses beyond the bound, `vswitch` for its own answers. Empty from older agents.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub source: String,
     /// The API object and rule line that said so; empty when no rule did.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub owner: String,

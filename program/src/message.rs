@@ -332,8 +332,10 @@ pub enum DropSource {
     Port(PortId),
     /// A known remote.
     Remote(RemoteId),
-    /// The underlay, from an unknown address.
+    /// The underlay, from unknown addresses beyond those that are counted one by one.
     Underlay,
     /// Ourselves: a reply or an ICMP error.
     Own,
+    /// The underlay, from this address, which is no remote's.
+    Address(IpAddr),
 }

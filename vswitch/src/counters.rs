@@ -1,7 +1,8 @@
 //! Counters of one worker: plain numbers that one thread writes.
 //!
 //! Nobody reads them while they move: a reader asks the worker, which answers between two bursts, so the ledger
-//! balances in every answer. Drop rows are bounded; past the bound a drop loses its owner, never its count.
+//! balances in every answer. Drop rows are bounded; past the bound a drop loses its owner, never its count. Unknown
+//! senders have a bound of their own: whoever forges source addresses pushes no port out of the table.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use hashbrown::{Equivalent, HashMap};
 use weft_packet::DropReason;
 use weft_program::PortId;
 use weft_program::message::{DropReport, DropSource, Ledger};
+use weft_vtep::admission::Refusals;
 
 /// What one worker counted.
 #[derive(Debug, Default)]
@@ -20,6 +22,8 @@ pub struct Counters {
     pub io: IoCounters,
     ports: Vec<PortCounters>,
     drops: HashMap<DropRow, u64, foldhash::fast::FixedState>,
+    /// Drops of senders that are no remote.
+    refusals: Refusals,
 }
 
 /// Frames of one port.
@@ -128,11 +132,17 @@ impl Counters {
             owner: row.owner.to_string(),
             frames: *frames,
         };
-        self.drops.iter().map(row).collect()
+        let refused = |source, reason, frames| DropReport { source, reason, owner: String::new(), frames };
+        let addresses = self.refusals.sources().map(|(addr, reason, n)| refused(DropSource::Address(addr), reason, n));
+        let others = self.refusals.others().map(|(reason, n)| refused(DropSource::Underlay, reason, n));
+        self.drops.iter().map(row).chain(addresses).chain(others).collect()
     }
 
     fn count_drop(&mut self, source: DropSource, reason: DropReason, owner: &Arc<str>) {
         self.ledger.dropped += 1;
+        if let DropSource::Address(addr) = source {
+            return self.refusals.count(addr, reason);
+        }
         if let Some(count) = self.drops.get_mut(&RowRef { source, reason, owner }) {
             *count += 1;
             return;
@@ -234,6 +244,8 @@ const DROP_ROWS_MAX: usize = 4096;
 
 #[cfg(test)]
 mod tests {
+    use weft_vtep::admission::REFUSED_SOURCES_MAX;
+
     use super::*;
 
     #[test]
@@ -256,6 +268,23 @@ mod tests {
         assert_eq!(counters.read_port(PortId(9)).drop_counts(), [(DropReason::TxFull, 1)]);
         assert_eq!(counters.read_port(PortId(2)).drop_counts(), []);
         assert_eq!(counters.drop_rows()[0].source, DropSource::Port(PortId(2)));
+    }
+
+    #[test]
+    fn unknown_senders_are_counted_one_by_one_and_push_nobody_out() {
+        let mut counters = Counters::default();
+        for sender in 0..20_000u32 {
+            let source = DropSource::Address(std::net::Ipv4Addr::from(sender % 10_000).into());
+            counters.dropped(source, DropReason::RemoteUnknown, &Arc::default());
+        }
+        let owner: Arc<str> = "port red/a anti-spoof".into();
+        counters.dropped(DropSource::Port(PortId(2)), DropReason::SpoofedMac, &owner);
+        let rows = counters.drop_rows();
+        assert_eq!(rows.len(), REFUSED_SOURCES_MAX + 2);
+        assert!(rows.iter().any(|row| row.owner == *owner && row.frames == 1));
+        let others = rows.iter().find(|row| row.source == DropSource::Underlay).unwrap();
+        assert_eq!(others.frames, 20_000 - 2 * REFUSED_SOURCES_MAX as u64);
+        assert_eq!(rows.iter().map(|row| row.frames).sum::<u64>(), counters.ledger.dropped);
     }
 
     #[test]

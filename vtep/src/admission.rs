@@ -144,7 +144,8 @@ impl Admission {
 #[derive(Debug, Clone, Default)]
 pub struct Refusals {
     by_source: HashMap<(IpAddr, DropReason), u64, FixedState>,
-    others: u64,
+    /// By reason, so it is as bounded as reasons are.
+    others: HashMap<DropReason, u64, FixedState>,
 }
 
 /// The sources that are counted by name.
@@ -157,7 +158,7 @@ impl Refusals {
         let full = self.by_source.len() >= REFUSED_SOURCES_MAX;
         match self.by_source.get_mut(&key) {
             Some(count) => *count += 1,
-            None if full => self.others += 1,
+            None if full => *self.others.entry(reason).or_default() += 1,
             None => {
                 self.by_source.insert(key, 1);
             }
@@ -169,9 +170,9 @@ impl Refusals {
         self.by_source.iter().map(|((source, reason), count)| (*source, *reason, *count))
     }
 
-    /// Frames of sources beyond the first [`REFUSED_SOURCES_MAX`].
-    pub fn others(&self) -> u64 {
-        self.others
+    /// Frames of sources beyond the first [`REFUSED_SOURCES_MAX`] by reason, in no order.
+    pub fn others(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        self.others.iter().map(|(reason, count)| (*reason, *count))
     }
 }
 
@@ -275,7 +276,8 @@ mod tests {
             refusals.count(std::net::Ipv4Addr::from(source).into(), DropReason::RemoteUnknown);
         }
         refusals.count(std::net::Ipv4Addr::from(0).into(), DropReason::RemoteUnknown);
-        assert_eq!((refusals.sources().count(), refusals.others()), (REFUSED_SOURCES_MAX, 744));
+        assert_eq!(refusals.sources().count(), REFUSED_SOURCES_MAX);
+        assert_eq!(refusals.others().collect::<Vec<_>>(), [(DropReason::RemoteUnknown, 744)]);
     }
 
     proptest! {

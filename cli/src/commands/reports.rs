@@ -209,10 +209,12 @@ fn port_row(host: &str, port: &PortReport) -> [Toned; 11] {
 
 fn drops_text(reports: &[HostDrops], printer: &Printer) -> String {
     let rows = reports.iter().flat_map(|r| r.drops.iter().map(move |d| (r, d))).map(|(report, drop)| {
-        let port = drop.port.clone().unwrap_or_else(|| "underlay".into());
+        // An agent of an older build names the port only.
+        let other = if drop.source.is_empty() { "underlay" } else { &drop.source };
+        let from = drop.port.clone().unwrap_or_else(|| other.to_owned());
         let owner = if drop.owner.is_empty() { "-" } else { &drop.owner };
         let frames = drop.frames.to_string();
-        [report.host.clone(), drop.reason.clone(), port, owner.to_owned(), frames, drop.explanation.trim().to_owned()]
+        [report.host.clone(), drop.reason.clone(), from, owner.to_owned(), frames, drop.explanation.trim().to_owned()]
     });
     let mut text = printer.table(&["HOST", "REASON", "FROM", "RULE OF", "FRAMES", "WHAT IT MEANS"], rows);
     text.push('\n');

@@ -228,7 +228,8 @@ impl Tunnel {
 
     /// Who a refused datagram is from, as far as we know.
     fn source(&self, addr: IpAddr) -> DropSource {
-        self.admission.remote(addr).map_or(DropSource::Underlay, |(remote, _)| DropSource::Remote(RemoteId(remote)))
+        let addr = addr.to_canonical();
+        self.admission.remote(addr).map_or(DropSource::Address(addr), |(id, _)| DropSource::Remote(RemoteId(id)))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use weft_packet::{Csum, DropReason, Layout, Offload};
-use weft_program::message::{Offloads, Request, Response, Rung};
+use weft_program::message::{DropSource, Offloads, Request, Response, Rung};
 
 const PLAIN: Offload = Offload { csum: Csum::Unknown, gso: None };
 const RUNGS: [Rung; 3] = [Rung::Single, Rung::Batch, Rung::Segment];
@@ -255,6 +255,24 @@ fn a_congestion_mark_of_the_underlay_reaches_the_guest() {
     assert!(world.hosts[1].underlay.push(datagram));
     world.run();
     assert_eq!(world.received(B)[0].0[15] & 3, 3);
+    world.balanced();
+}
+
+#[test]
+fn forged_senders_are_counted_by_their_address() {
+    let mut world = World::new(1, Rung::Batch, ALL_OFFLOADS);
+    let now = world.now;
+    let payload = [&[8, 0, 0, 0, 0, 0, 42, 0][..], &udp(A, B, b"x", true)].concat();
+    for last in [77, 78, 77] {
+        let addr = std::net::SocketAddr::from(([192, 0, 2, last], 50_000));
+        let datagram = weft_vswitch::underlay::MemoryDatagram { addr, payload: payload.clone(), tos: 0, stride: None };
+        assert!(world.hosts[1].underlay.push(datagram));
+    }
+    world.run();
+    assert!(world.received(B).is_empty());
+    let rows: Vec<_> = world.hosts[1].ledger(now).drops.into_iter().map(|row| (row.source, row.frames)).collect();
+    let from = |last| DropSource::Address([192, 0, 2, last].into());
+    assert_eq!(rows, [(from(77), 2), (from(78), 1)]);
     world.balanced();
 }
 
