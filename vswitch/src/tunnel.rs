@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use weft_packet::fragment::Fragments;
 use weft_packet::{DropReason, Frame, Vni, reply};
-use weft_program::message::{DropSource, Rung};
+use weft_program::message::DropSource;
 use weft_program::{PortId, RemoteId};
 use weft_vtep::ecn::{self, Dscp};
 use weft_vtep::encap;
@@ -40,7 +40,7 @@ impl Outputs {
             vni,
             socket: tunnel.socket(flight.key),
             source,
-            whole: tunnel.rung() == Rung::Segment,
+            whole: tunnel.sends_segments(),
         };
         let size = frame.offload.gso.map_or(0, |gso| gso.size);
         match mtu::fit(&frame, tunnel.inner_mtu()) {

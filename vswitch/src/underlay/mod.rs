@@ -19,6 +19,7 @@ use weft_vtep::mtu;
 
 use crate::tables::Tables;
 
+mod ladder;
 mod receive;
 mod send;
 
@@ -62,8 +63,8 @@ struct Queues {
     incoming: VecDeque<MemoryDatagram>,
     outgoing: VecDeque<MemoryDatagram>,
     len_max: usize,
-    /// Whether UDP_SEGMENT is played.
-    segments: bool,
+    /// Messages with UDP_SEGMENT that are taken before they are refused.
+    segments: u64,
 }
 
 /// One worker's tunnel endpoint.
@@ -76,8 +77,7 @@ pub(crate) struct Tunnel {
     admitted: BTreeSet<RemoteId>,
     receiver: receive::Receiver,
     sender: send::Sender,
-    rung: Rung,
-    rungs_not_taken: Vec<(Rung, String)>,
+    ladder: ladder::Ladder,
 }
 
 /// A frame on its way to a remote.
@@ -109,7 +109,7 @@ impl AttachedUnderlay {
     /// An underlay without a kernel, with queues of `len_max` datagrams.
     pub fn in_memory(config: Underlay, len_max: usize) -> (Self, UnderlayEnd) {
         let (incoming, outgoing) = (VecDeque::new(), VecDeque::new());
-        let queues = Arc::new(Mutex::new(Queues { incoming, outgoing, len_max, segments: true }));
+        let queues = Arc::new(Mutex::new(Queues { incoming, outgoing, len_max, segments: u64::MAX }));
         let end = UnderlayEnd { queues: queues.clone() };
         (Self { config, sockets: Sockets::Memory(queues), refused: Vec::new() }, end)
     }
@@ -141,9 +141,9 @@ impl UnderlayEnd {
         fits
     }
 
-    /// Refuses UDP_SEGMENT from now on, as a kernel or a route without it does.
-    pub fn refuse_segments(&self) {
-        lock(&self.queues).segments = false;
+    /// Takes so many more messages with UDP_SEGMENT, then refuses them as a kernel or a route without it does.
+    pub fn take_segments(&self, messages: u64) {
+        lock(&self.queues).segments = messages;
     }
 
     /// The next datagram that the vswitch sent.
@@ -155,7 +155,6 @@ impl UnderlayEnd {
 impl Tunnel {
     /// The endpoint of worker `worker`.
     pub(crate) fn new(attached: Arc<AttachedUnderlay>, worker: usize) -> Self {
-        let rungs_not_taken = attached.refused.clone();
         let sockets = attached.tx_count();
         Self {
             worker,
@@ -164,8 +163,7 @@ impl Tunnel {
             admitted: BTreeSet::new(),
             receiver: receive::Receiver::new(),
             sender: send::Sender::new(sockets),
-            rung: attached.config.rung,
-            rungs_not_taken,
+            ladder: ladder::Ladder::new(attached.config.rung),
             attached,
         }
     }
@@ -196,14 +194,25 @@ impl Tunnel {
         self.entropy.socket(flow_hash(key))
     }
 
-    /// The rung in use.
+    /// Whether super-frames may leave as one message.
+    pub(crate) fn sends_segments(&self) -> bool {
+        self.ladder.rung() == Rung::Segment
+    }
+
+    /// The best rung that is known to work.
     pub(crate) const fn rung(&self) -> Rung {
-        self.rung
+        self.ladder.proved()
     }
 
     /// Why no better one is.
     pub(crate) fn rungs_not_taken(&self) -> Vec<(Rung, String)> {
-        self.rungs_not_taken.clone()
+        self.attached.refused.iter().chain(self.ladder.not_taken()).cloned().collect()
+    }
+
+    /// A round begins.
+    #[inline]
+    pub(crate) fn begin(&mut self, now: Instant) {
+        self.ladder.begin(now);
     }
 
     /// Takes over which remotes may send which VNIs.

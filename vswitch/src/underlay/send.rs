@@ -1,7 +1,7 @@
 //! From queued frames to the sending sockets, by rung: UDP_SEGMENT, `sendmmsg`, or one `sendmsg` each.
 //!
-//! On the top rung a super-frame is one message, and so is a row of equally long small packets to one remote. A rung
-//! that the kernel refuses is given up for good, with its reason; what was to go over it goes over the next one.
+//! On the top rung a super-frame is one message, and so is a row of equally long small packets to one remote. When the
+//! kernel refuses a rung, what was to go over it goes over the next one, and nothing that it took is sent again.
 
 use std::io;
 use std::mem;
@@ -38,6 +38,8 @@ struct Scratch {
     messages: Vec<Message>,
     /// Why each departure was not taken; `None` when it was.
     refused: Vec<Option<DropReason>>,
+    /// Whether a message with more than one packet was taken.
+    segmented: bool,
 }
 
 /// What one system call sends, or a part of it.
@@ -70,6 +72,7 @@ impl Sender {
             plans: Vec::new(),
             messages: Vec::new(),
             refused: Vec::new(),
+            segmented: false,
         };
         Self { queues: (0..sockets).map(|_| Vec::new()).collect(), dirty: Vec::new(), scratch }
     }
@@ -96,25 +99,31 @@ impl Tunnel {
 
     /// Sends a queue, rung by rung, until every frame was taken or refused.
     fn send_queue(&mut self, socket: usize, queue: &mut Vec<Departure>, pool: &mut FramePool, counters: &mut Counters) {
+        // Packets of the first frame that the kernel took before it refused the rest.
+        let mut taken = 0;
         while !queue.is_empty() {
-            if self.rung != Rung::Segment {
-                cut_in_software(queue, pool, counters);
+            let rung = self.ladder.rung();
+            if rung != Rung::Segment {
+                cut_in_software(queue, taken, pool, counters);
             }
             let scratch = &mut self.sender.scratch;
-            scratch.plan(queue, self.rung);
+            scratch.plan(queue, rung);
             let sent = match &self.attached.sockets {
-                Sockets::Udp { tx, .. } => scratch.send(tx[socket].as_fd(), self.rung, queue, counters),
+                Sockets::Udp { tx, .. } => scratch.send(tx[socket].as_fd(), rung, queue, counters),
                 Sockets::Memory(queues) => scratch.send_in_memory(&mut lock(queues), queue, counters),
             };
             let (fall_to, message, why) = match sent {
-                Sent::All => return scratch.settle(queue, usize::MAX, pool, counters),
+                Sent::All => {
+                    self.ladder.sent(scratch.segmented);
+                    return scratch.settle(queue, usize::MAX, pool, counters);
+                }
                 Sent::NoSegment { message, why } => (Rung::Batch, message, format!("UDP_SEGMENT: {why}")),
                 Sent::NoBatch { message, why } => (Rung::Single, message, format!("sendmmsg: {why}")),
             };
-            let first_unsent = scratch.messages[message].departures.start;
-            scratch.settle(queue, first_unsent, pool, counters);
-            self.rungs_not_taken.push((self.rung, why));
-            self.rung = fall_to;
+            let unsent;
+            (unsent, taken) = scratch.unsent(message);
+            scratch.settle(queue, unsent, pool, counters);
+            self.ladder.fall(fall_to, why);
             counters.io.rung_falls += 1;
         }
     }
@@ -124,6 +133,7 @@ impl Scratch {
     /// Groups the queue into messages.
     fn plan(&mut self, queue: &[Departure], rung: Rung) {
         self.messages.clear();
+        self.segmented = false;
         self.refused.clear();
         self.refused.resize(queue.len(), None);
         let mut plans = 0;
@@ -159,7 +169,7 @@ impl Scratch {
     }
 
     fn send(&mut self, fd: BorrowedFd<'_>, rung: Rung, queue: &[Departure], counters: &mut Counters) -> Sent {
-        let Self { batch, plans, messages, refused } = self;
+        let Self { batch, plans, messages, refused, segmented } = self;
         let mut next = 0;
         while next < messages.len() {
             let mut sending = batch.start();
@@ -181,8 +191,10 @@ impl Scratch {
                 match result {
                     Ok(count) => {
                         let taken = &messages[message..message + count.max(1)];
+                        let packets = taken.iter().map(|m| m.packets).sum::<usize>();
+                        *segmented |= packets > taken.len();
                         counters.io.underlay_tx_messages += taken.len() as u64;
-                        counters.io.underlay_tx_packets += taken.iter().map(|m| m.packets as u64).sum::<u64>();
+                        counters.io.underlay_tx_packets += packets as u64;
                         sent += taken.len();
                     }
                     Err(why) => match Refusal::of(&why, rung, messages[message].packets > 1) {
@@ -208,8 +220,12 @@ impl Scratch {
     /// An underlay without a kernel: cuts messages as the kernel would.
     fn send_in_memory(&mut self, queues: &mut Queues, queue: &[Departure], counters: &mut Counters) -> Sent {
         for (index, message) in self.messages.iter().enumerate() {
-            if message.packets > 1 && !queues.segments {
-                return Sent::NoSegment { message: index, why: Errno::IO.into() };
+            if message.packets > 1 {
+                if queues.segments == 0 {
+                    return Sent::NoSegment { message: index, why: Errno::IO.into() };
+                }
+                queues.segments -= 1;
+                self.segmented = true;
             }
             if queues.outgoing.len() + message.packets > queues.len_max {
                 self.refused[message.departures.clone()].fill(Some(DropReason::TxFull));
@@ -230,6 +246,16 @@ impl Scratch {
             }
         }
         Sent::All
+    }
+
+    /// The first departure that was not sent whole when `message` was refused, and how many packets of it were.
+    fn unsent(&self, message: usize) -> (usize, usize) {
+        let first = self.messages[message].departures.start;
+        if self.refused[first].is_some() {
+            return (first + 1, 0);
+        }
+        let parts = self.messages[..message].iter().rev().take_while(|part| part.departures.start == first);
+        (first, parts.map(|part| part.packets).sum())
     }
 
     /// Writes the end of the departures before `until` into the books, and takes them out of the queue.
@@ -306,8 +332,9 @@ impl Refusal {
     }
 }
 
-/// After a fall: super-frames that the kernel was to cut become plain packets.
-fn cut_in_software(queue: &mut Vec<Departure>, pool: &mut FramePool, counters: &mut Counters) {
+/// After a fall: super-frames that the kernel was to cut become plain packets. Of the first frame's the kernel took
+/// `taken` already: both cut in the same places.
+fn cut_in_software(queue: &mut Vec<Departure>, mut taken: usize, pool: &mut FramePool, counters: &mut Counters) {
     if queue.iter().all(|departure| departure.cut.is_none()) {
         return;
     }
@@ -320,6 +347,10 @@ fn cut_in_software(queue: &mut Vec<Departure>, pool: &mut FramePool, counters: &
         let mut pieces = Vec::new();
         if let Err(reason) = egress::segment(frame, size, pool, counters, &mut pieces) {
             counters.dropped(source, reason, &Arc::default());
+        }
+        for sent in pieces.drain(..mem::take(&mut taken).min(pieces.len())) {
+            counters.ledger.tx += 1;
+            pool.give(sent);
         }
         queue.extend(pieces.into_iter().map(|mut frame| {
             encap::encap(&mut frame, vni);

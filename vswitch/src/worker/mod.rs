@@ -297,9 +297,11 @@ impl Worker {
 impl Datapath {
     /// What is looked at once per round.
     fn begin(&mut self, tables: &Tables, now: Instant) -> Second {
-        if self.endpoints_version != tables.endpoints_version() {
-            self.endpoints_version = tables.endpoints_version();
-            if let Some(tunnel) = &mut self.outputs.tunnel {
+        let stale = self.endpoints_version != tables.endpoints_version();
+        self.endpoints_version = tables.endpoints_version();
+        if let Some(tunnel) = &mut self.outputs.tunnel {
+            tunnel.begin(now);
+            if stale {
                 tunnel.admit(tables, now);
             }
         }

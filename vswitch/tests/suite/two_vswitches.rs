@@ -105,7 +105,7 @@ fn a_refused_rung_is_given_up_with_its_reason_and_loses_nothing() {
     let payload: Vec<u8> = (0..30_000u32).map(|i| (i * 3) as u8).collect();
     let mut world = World::new(1, Rung::Segment, ALL_OFFLOADS);
     let now = world.now;
-    world.hosts[0].underlay.refuse_segments();
+    world.hosts[0].underlay.take_segments(0);
     world.send(A, &udp(A, B, b"first", true), PLAIN);
     let (frame, offload) = tcp_super(A, B, &payload, 1460);
     world.send(A, &frame, offload);
@@ -117,6 +117,33 @@ fn a_refused_rung_is_given_up_with_its_reason_and_loses_nothing() {
     assert_eq!(status.rung, Some(Rung::Batch));
     assert_eq!(status.rungs_not_taken.len(), 1);
     assert!(status.rungs_not_taken[0].1.starts_with("UDP_SEGMENT: "), "{:?}", status.rungs_not_taken);
+    world.balanced();
+}
+
+#[test]
+fn a_rung_refused_in_the_middle_of_a_super_frame_sends_nothing_twice_and_is_tried_again() {
+    let payload: Vec<u8> = (0..60_000u32).map(|i| (i * 7) as u8).collect();
+    let mut world = World::new(1, Rung::Segment, ALL_OFFLOADS);
+    // The frame's 120 segments are two messages; the second is refused.
+    world.hosts[0].underlay.take_segments(1);
+    let (frame, offload) = tcp_super(A, B, &payload, 500);
+    world.send(A, &frame, offload);
+    world.run();
+    assert_eq!(world.crossed.len(), 120);
+    assert!(payloads(&world.received(B)) == payload);
+    assert_eq!(world.balanced()[0].tx, 120);
+
+    world.hosts[0].underlay.take_segments(u64::MAX);
+    for (wait, rung) in [(9, Rung::Batch), (1, Rung::Segment)] {
+        world.now += std::time::Duration::from_secs(wait);
+        world.send(A, &frame, offload);
+        world.run();
+        assert!(payloads(&world.received(B)) == payload);
+        let now = world.now;
+        let Response::Status(status) = world.hosts[0].ask(now, Request::Status) else { panic!() };
+        assert_eq!(status.rung, Some(rung));
+        assert_eq!(status.rungs_not_taken.is_empty(), rung == Rung::Segment, "{:?}", status.rungs_not_taken);
+    }
     world.balanced();
 }
 
