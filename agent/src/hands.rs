@@ -31,6 +31,8 @@ pub struct Hands {
     guard: Guard,
     ports: BTreeMap<PortId, Opened>,
     underlay: Option<(Underlay, Vec<OwnedFd>)>,
+    watch: underlay::Watch,
+    underlay_problem: String,
     client: Option<Client>,
     workers: usize,
 }
@@ -46,6 +48,8 @@ impl Hands {
             seed,
             ports: BTreeMap::new(),
             underlay: None,
+            watch: underlay::Watch::default(),
+            underlay_problem: String::new(),
             client: None,
             workers: 1,
         }
@@ -76,6 +80,8 @@ impl Hands {
 
     fn start_vswitch(&mut self) -> Result<Started, String> {
         self.client = None;
+        // What it knows of the underlay may be older than the last change.
+        self.watch = underlay::Watch::default();
         let kept = self.keeper.keep()?;
         let instance = kept.client.vswitch().instance.clone();
         self.client = Some(kept.client);
@@ -142,6 +148,8 @@ impl Hands {
     fn open_underlay(&mut self) -> Result<Underlay, String> {
         // Sockets of before are closed first, their port is wanted again.
         self.underlay = None;
+        self.watch = underlay::Watch::default();
+        self.underlay_problem.clear();
         let Config { underlay: addr, udp_port, rung, .. } = self.config;
         let (underlay, fds) = underlay::open(addr, udp_port, self.workers, rung, self.seed)?;
         let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
@@ -201,11 +209,48 @@ impl Hands {
         let reports = self.ask(Client::ports).map_err(|e| e.to_string())?;
         let status = self.ask(Client::status).map_err(|e| e.to_string())?;
         self.release_netdevs();
+        self.look_at_underlay()?;
         Ok(Polled {
             gone: reports.iter().filter(|r| r.gone).map(|r| r.device.id).collect(),
             rung: status.rung,
             rungs_not_taken: status.rungs_not_taken,
+            underlay_mtu: self.underlay.as_ref().map(|(underlay, _)| underlay.mtu),
+            underlay_problem: self.underlay_problem.clone(),
         })
+    }
+
+    /// Tells the vswitch of another MTU; the sockets stay as they are.
+    fn look_at_underlay(&mut self) -> Result<(), String> {
+        let Some((Underlay { addr, mtu: known, .. }, _)) = self.underlay else { return Ok(()) };
+        if !self.watch.may_have_changed() {
+            return Ok(());
+        }
+        let mtu = match underlay::mtu_of(addr) {
+            Ok(mtu) => mtu,
+            Err(why) => {
+                if self.underlay_problem != why {
+                    tracing::warn!("{why}");
+                }
+                self.underlay_problem = why;
+                return Ok(());
+            }
+        };
+        self.underlay_problem.clear();
+        if mtu == known {
+            return Ok(());
+        }
+        match self.ask(|client| client.set_underlay_mtu(mtu)) {
+            Ok(()) => tracing::info!("the underlay's MTU is {mtu} now, it was {known}"),
+            Err(Failure::Refused(why)) => {
+                self.underlay_problem = format!("the vswitch does not take the underlay's new MTU of {mtu}: {why}");
+                return Ok(());
+            }
+            Err(lost) => return Err(lost.to_string()),
+        }
+        if let Some((underlay, _)) = &mut self.underlay {
+            underlay.mtu = mtu;
+        }
+        Ok(())
     }
 
     fn query(&mut self, kind: QueryKind, labels: &Labels) -> Result<Vec<u8>, String> {

@@ -120,6 +120,9 @@ impl Supervisor {
         match result {
             Ok(polled) => {
                 let gone = polled.gone.clone();
+                if let (UnderlayState::Attached(underlay), Some(mtu)) = (&mut self.underlay, polled.underlay_mtu) {
+                    underlay.mtu = mtu;
+                }
                 self.polled = polled;
                 gone
             }
@@ -156,6 +159,7 @@ impl Supervisor {
         match (&self.state, &self.underlay) {
             (State::Down { why, .. }, _) => format!("there is no vswitch: {why}"),
             (_, UnderlayState::Wanted { why, .. }) => why.clone(),
+            (State::Up { .. }, UnderlayState::Attached(_)) => self.polled.underlay_problem.clone(),
             _ => String::new(),
         }
     }
@@ -220,6 +224,24 @@ mod tests {
         assert!(supervisor.work(now).is_empty());
         assert_eq!(supervisor.next_wake(), Some(now + UNDERLAY_RETRY));
         assert!(matches!(supervisor.work(now + UNDERLAY_RETRY)[..], [Work::OpenUnderlay]));
+    }
+
+    #[test]
+    fn an_underlay_that_changes_keeps_its_sockets_and_its_trouble_is_told() {
+        let now = Instant::now();
+        let mut supervisor = Supervisor::new(now);
+        supervisor.work(now);
+        let (addr, rung) = ([192, 0, 2, 1].into(), Rung::Batch);
+        let underlay = Underlay { addr, udp_port: 4789, rx_fds: 1, tx_fds: 1, mtu: 1500, rung };
+        supervisor.started(Ok(Started { underlay: Some(underlay), ..Started::default() }), now);
+        let changed = Polled { underlay_mtu: Some(9000), ..Polled::default() };
+        supervisor.polled(Ok(changed.clone()), now);
+        assert_eq!(supervisor.underlay().unwrap().mtu, 9000);
+        let down = Polled { underlay_problem: "eth0 is down".into(), ..changed.clone() };
+        supervisor.polled(Ok(down), now);
+        assert_eq!((supervisor.problem().as_str(), supervisor.underlay().is_some()), ("eth0 is down", true));
+        supervisor.polled(Ok(changed), now);
+        assert_eq!(supervisor.problem(), "");
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! The host's own end of the tunnels: receiving sockets on the VXLAN port, sending sockets on ports of their own.
 //!
 //! A flow sends from one socket, picked by its hash, so that the network between hosts spreads flows over its paths
-//! (RFC 7348, section 5). All are opened once: a datagram queued on a socket that is closed is lost.
+//! (RFC 7348, section 5). All are opened once: a datagram queued on a socket that is closed is lost. So a later MTU is
+//! only told to the vswitch, and sockets outlive an address that goes away and comes back.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use weft_program::message::{Rung, Underlay};
-use weft_sys::netlink::Netlink;
+use weft_sys::netlink::{Changes, Netlink};
 use weft_sys::udp::{self, UdpError, UdpRequest};
 
 /// Sending sockets of a host.
@@ -19,6 +20,26 @@ const RECEIVE_BUFFER: usize = 16 << 20;
 const SEND_BUFFER: usize = 4 << 20;
 /// Nothing is meant to arrive at a sending socket.
 const NO_BUFFER: usize = 4096;
+
+/// Tells when to look at the underlay's device again.
+#[derive(Debug, Default)]
+pub struct Watch {
+    changes: Option<Changes>,
+}
+
+impl Watch {
+    /// Whether links or addresses may have changed since the last call. The first time they may, and always where the
+    /// kernel does not tell.
+    pub fn may_have_changed(&mut self) -> bool {
+        match &mut self.changes {
+            Some(changes) => changes.any(),
+            None => {
+                self.changes = Changes::open().ok();
+                true
+            }
+        }
+    }
+}
 
 /// Opens all sockets; the receiving ones come first. `seed` picks the first source port to try.
 pub fn open(
@@ -72,7 +93,7 @@ fn open_senders(addr: IpAddr, seed: u64, fds: &mut Vec<OwnedFd>) -> Result<usize
 }
 
 /// The largest outer packet: that of the device which has the address.
-fn mtu_of(addr: IpAddr) -> Result<u16, String> {
+pub fn mtu_of(addr: IpAddr) -> Result<u16, String> {
     let mut netlink = Netlink::open().map_err(|e| e.to_string())?;
     let addresses = netlink.addresses().map_err(|e| e.to_string())?;
     let found = addresses.iter().find(|a| a.addr == addr).ok_or_else(|| {

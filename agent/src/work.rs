@@ -178,6 +178,10 @@ pub struct Polled {
     pub rung: Option<Rung>,
     /// The others, and why not.
     pub rungs_not_taken: Vec<(Rung, String)>,
+    /// The underlay's MTU, when one is attached.
+    pub underlay_mtu: Option<u16>,
+    /// What is wrong with the underlay's device or address; empty when nothing is.
+    pub underlay_problem: String,
 }
 
 /// What outlives the agent: a restarted host comes up from it without a controller.

@@ -87,6 +87,11 @@ impl Client {
         self.done("attach underlay", &Request::AttachUnderlay(underlay), fds)
     }
 
+    /// Says that the underlay's largest outer IP packet is another one now, in bytes.
+    pub fn set_underlay_mtu(&mut self, mtu: u16) -> Result<(), ClientError> {
+        self.done("set underlay mtu", &Request::SetUnderlayMtu(mtu), &[])
+    }
+
     /// Changes the program; when this returns no frame meets the old one any more.
     pub fn apply(&mut self, bundle: Bundle) -> Result<(), ClientError> {
         self.done("apply", &Request::Apply(bundle), &[])

@@ -59,6 +59,8 @@ pub enum Request {
     Ledger,
     /// Asks the process to end.
     Shutdown,
+    /// Says that the underlay's largest outer IP packet is another one now, in bytes; the sockets stay.
+    SetUnderlayMtu(u16),
 }
 
 /// What the vswitch answers.

@@ -91,6 +91,7 @@ impl<F: Fleet> Control<F> {
             Request::Attach(device) => one(self.attach(device, fds)),
             Request::Detach(port) => one(self.detach(port)),
             Request::AttachUnderlay(underlay) => one(self.attach_underlay(underlay, fds)),
+            Request::SetUnderlayMtu(mtu) => one(self.set_underlay_mtu(mtu)),
             Request::Inventory => self.inventory(),
             Request::Apply(bundle) => one(self.apply(&bundle)),
             Request::Status => one(self.status().map(Response::Status)),
@@ -189,13 +190,20 @@ impl<F: Fleet> Control<F> {
         self.attach_open_underlay(AttachedUnderlay::new(underlay, fds))
     }
 
+    /// In force with each worker's next frame; what is queued in the sockets stays there.
+    fn set_underlay_mtu(&self, mtu: u16) -> Result<Response, RefuseReason> {
+        let underlay = self.underlay.as_ref().ok_or_else(|| unusable("no underlay is attached".to_owned()))?;
+        underlay.set_mtu(mtu);
+        Ok(Response::Done)
+    }
+
     fn inventory(&self) -> Vec<Answer> {
         let mut answers = Vec::new();
         let duplicate = |fds: Vec<std::os::fd::BorrowedFd<'_>>| {
             fds.into_iter().map(|fd| fd.as_fd().try_clone_to_owned()).collect::<std::io::Result<Vec<_>>>()
         };
         let ports = self.ports.values().map(|port| (Response::Attached(port.device.clone()), duplicate(port.fds())));
-        let underlay = self.underlay.iter().map(|u| (Response::AttachedUnderlay(u.config.clone()), duplicate(u.fds())));
+        let underlay = self.underlay.iter().map(|u| (Response::AttachedUnderlay(u.config()), duplicate(u.fds())));
         for (response, fds) in ports.chain(underlay) {
             match fds {
                 Ok(fds) => answers.push(Answer { response, fds }),

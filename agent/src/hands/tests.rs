@@ -76,6 +76,10 @@ fn answer(given: &Mutex<Given>, instance: &str, request: Request, fds: Vec<Owned
             given.underlay = Some((underlay, fds));
             plain(Response::Done)
         }
+        Request::SetUnderlayMtu(mtu) => {
+            given.underlay.as_mut().unwrap().0.mtu = mtu;
+            plain(Response::Done)
+        }
         Request::Inventory => {
             let ports = given.ports.iter().map(|(device, fds)| (Response::Attached(device.clone()), dup(fds)));
             let underlay = given.underlay.iter().map(|(u, fds)| (Response::AttachedUnderlay(u.clone()), dup(fds)));
@@ -221,6 +225,36 @@ fn another_mtu_reaches_guest_and_vswitch_with_the_device_in_place() {
         assert_eq!(guest_link(guest), Some((index, 1300)));
         let given = vswitch.given.lock().unwrap();
         assert_eq!((given.ports.len(), given.ports[0].0.mtu), (1, 1300));
+    });
+}
+
+#[test]
+fn a_later_mtu_of_the_uplink_reaches_the_vswitch_and_its_trouble_is_told() {
+    on_a_host(|dir, _, _| {
+        let vswitch = Vswitch::start(&dir.join("vswitch.sock"), "v1");
+        let mut hands = hands(dir);
+        started(hands.work(Work::StartVswitch));
+        hands.work(Work::OpenUnderlay);
+        let poll = |hands: &mut Hands| match hands.work(Work::Poll) {
+            Done::Polled(Ok(polled)) => (polled.underlay_mtu, polled.underlay_problem),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(poll(&mut hands), (Some(u16::MAX), String::new()));
+        let mut netlink = Netlink::open().unwrap();
+        netlink.set_mtu("lo", 1500).unwrap();
+        assert_eq!(poll(&mut hands), (Some(1500), String::new()));
+        assert_eq!(vswitch.given.lock().unwrap().underlay.as_ref().unwrap().0.mtu, 1500);
+        netlink.set_down("lo").unwrap();
+        assert!(poll(&mut hands).1.contains("is down"));
+        netlink.set_mtu("lo", 1600).unwrap();
+        netlink.set_up("lo").unwrap();
+        assert_eq!(poll(&mut hands), (Some(1600), String::new()));
+        assert_eq!(poll(&mut hands), (Some(1600), String::new()));
+        let mut successor = self::hands(dir);
+        drop(hands);
+        netlink.set_mtu("lo", 1700).unwrap();
+        assert_eq!(started(successor.work(Work::StartVswitch)).underlay.unwrap().mtu, 1600);
+        assert_eq!(poll(&mut successor).0, Some(1700), "what changed while no agent was there");
     });
 }
 

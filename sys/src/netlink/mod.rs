@@ -4,6 +4,7 @@
 //! belongs to the namespace of the thread that opened it, wherever it is used.
 
 mod address;
+mod changes;
 mod link;
 mod message;
 
@@ -17,6 +18,7 @@ use crate::raw::set_option;
 use message::{Message, answers, attributes, text, u32_at};
 
 pub use address::Address;
+pub use changes::Changes;
 pub use link::{Link, LinkStats, Vxlan};
 
 /// A client.

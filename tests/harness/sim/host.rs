@@ -317,7 +317,7 @@ impl Host {
     fn poll(&mut self, now: Instant) -> Result<Polled, String> {
         let status = self.status(now).ok_or("there is no vswitch")?;
         let gone = self.ports(now).into_iter().filter(|port| port.gone).map(|port| port.device.id).collect();
-        Ok(Polled { gone, rung: status.rung, rungs_not_taken: status.rungs_not_taken })
+        Ok(Polled { gone, rung: status.rung, rungs_not_taken: status.rungs_not_taken, ..Polled::default() })
     }
 
     /// Devices that nobody holds any more are gone.

@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,8 +27,10 @@ mod send;
 /// The attached sockets, shared by all workers.
 #[derive(Debug)]
 pub struct AttachedUnderlay {
-    /// As the agent described it.
-    pub config: Underlay,
+    /// As the agent described it, but for the MTU.
+    config: Underlay,
+    /// Changes while the sockets stay, so workers read it for each frame.
+    mtu: AtomicU16,
     sockets: Sockets,
     /// Rungs that the sockets refused from the start.
     refused: Vec<(Rung, String)>,
@@ -103,7 +106,7 @@ impl AttachedUnderlay {
                 refused = vec![(Rung::Segment, format!("UDP_GRO: {error}"))];
             }
         }
-        Self { config, sockets: Sockets::Udp { rx: fds, tx }, refused }
+        Self { mtu: AtomicU16::new(config.mtu), config, sockets: Sockets::Udp { rx: fds, tx }, refused }
     }
 
     /// An underlay without a kernel, with queues of `len_max` datagrams.
@@ -111,7 +114,18 @@ impl AttachedUnderlay {
         let (incoming, outgoing) = (VecDeque::new(), VecDeque::new());
         let queues = Arc::new(Mutex::new(Queues { incoming, outgoing, len_max, segments: u64::MAX }));
         let end = UnderlayEnd { queues: queues.clone() };
-        (Self { config, sockets: Sockets::Memory(queues), refused: Vec::new() }, end)
+        let mtu = AtomicU16::new(config.mtu);
+        (Self { config, mtu, sockets: Sockets::Memory(queues), refused: Vec::new() }, end)
+    }
+
+    /// As the agent described it, with what it said of the MTU since.
+    pub fn config(&self) -> Underlay {
+        Underlay { mtu: self.mtu.load(Ordering::Relaxed), ..self.config.clone() }
+    }
+
+    /// The largest outer IP packet is this long now, in bytes.
+    pub fn set_mtu(&self, mtu: u16) {
+        self.mtu.store(mtu, Ordering::Relaxed);
     }
 
     /// The descriptors, in the order in which they came.
@@ -186,7 +200,7 @@ impl Tunnel {
 
     /// The largest inner IP packet that crosses.
     pub(crate) fn inner_mtu(&self) -> u16 {
-        mtu::inner_mtu(self.attached.config.mtu, self.attached.config.addr.is_ipv6())
+        mtu::inner_mtu(self.attached.mtu.load(Ordering::Relaxed), self.attached.config.addr.is_ipv6())
     }
 
     /// The sending socket of a flow.

@@ -286,6 +286,26 @@ fn a_congestion_mark_of_the_underlay_reaches_the_guest() {
 }
 
 #[test]
+fn another_underlay_mtu_holds_for_the_next_frame_and_for_the_next_agent() {
+    let mut world = World::new(1, Rung::Segment, ALL_OFFLOADS);
+    let now = world.now;
+    let packet = udp(A, B, &[0; 1400], true);
+    world.send(A, &packet, PLAIN);
+    world.run();
+    assert_eq!((world.received(A).len(), world.received(B).len()), (0, 1));
+    assert_eq!(world.hosts[0].ask(now, Request::SetUnderlayMtu(1400)), Response::Done);
+    world.send(A, &packet, PLAIN);
+    world.run();
+    let answers = world.received(A);
+    assert_eq!((answers.len(), world.received(B).len()), (1, 0));
+    assert_eq!(answers[0].0[40..42], 1350u16.to_be_bytes(), "what is left inside 1400 bytes");
+    let mut inventory = world.hosts[0].vswitch.handle(now, Request::Inventory, Vec::new());
+    inventory.retain(|answer| matches!(&answer.response, Response::AttachedUnderlay(underlay) if underlay.mtu == 1400));
+    assert_eq!(inventory.len(), 1);
+    world.balanced();
+}
+
+#[test]
 fn forged_senders_are_counted_by_their_address() {
     let mut world = World::new(1, Rung::Batch, ALL_OFFLOADS);
     let now = world.now;
