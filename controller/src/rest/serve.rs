@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{ConnectInfo, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 use super::problem::ApiError;
-use super::tls::TlsListener;
+use super::tls::{Proof, TlsListener};
 
 /// The shortest bearer token that is taken, in characters.
 pub const TOKEN_LEN_MIN: usize = 16;
@@ -132,8 +132,12 @@ impl TlsApi {
     /// Serves until `shutdown` resolves.
     pub async fn serve(self, router: Router, shutdown: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
         let token = self.token;
-        let guarded = router.layer(from_fn(move |request: Request, next: Next| admit(token, request, next)));
-        axum::serve(self.listener, guarded).with_graceful_shutdown(shutdown).await
+        let guarded =
+            router.layer(from_fn(move |ConnectInfo(proof): ConnectInfo<Proof>, request: Request, next: Next| {
+                admit(token, proof, request, next)
+            }));
+        let service = guarded.into_make_service_with_connect_info::<Proof>();
+        axum::serve(self.listener, service).with_graceful_shutdown(shutdown).await
     }
 }
 
@@ -170,9 +174,10 @@ fn server_config(config: &TlsConfig) -> Result<ServerConfig, String> {
 }
 
 /// Lets in who shows the token. Digests are compared, so that the time it takes says nothing about the token.
-async fn admit(token: [u8; 32], request: Request, next: Next) -> Response {
+async fn admit(token: [u8; 32], proof: Proof, request: Request, next: Next) -> Response {
     let shown = bearer(request.headers()).map(Sha256::digest);
     if shown.is_some_and(|shown| shown[..] == token[..]) {
+        proof.shown();
         return next.run(request).await;
     }
     let detail = "send Authorization: Bearer TOKEN with the API's token";

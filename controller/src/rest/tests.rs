@@ -339,6 +339,45 @@ mod served {
         assert!(matches!(UnixApi::bind(&path).await, Err(ServeError::NoSocket(_))));
     }
 
+    /// A client that trusts this certificate.
+    fn connector(certificate: &str) -> tokio_rustls::TlsConnector {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config = config.unwrap().with_root_certificates(roots).with_no_client_auth();
+        tokio_rustls::TlsConnector::from(Arc::new(config))
+    }
+
+    #[tokio::test]
+    async fn a_tls_connection_that_shows_no_token_in_time_is_closed_and_another_stays() {
+        const TOKEN: &str = "0123456789abcdef";
+        let made = rcgen::generate_simple_self_signed(["weft".to_owned()]).unwrap();
+        let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let config = TlsConfig { listen, certificate: certificate.clone(), key, token: TOKEN.to_owned() };
+        let api = TlsApi::bind(&config).await.unwrap();
+        let at = api.local_addr();
+        let _serving = tokio::spawn(api.serve(Api::new().router, std::future::pending()));
+        let connect = async || {
+            let tcp = TcpStream::connect(at).await.unwrap();
+            connector(&certificate).connect(ServerName::try_from("weft").unwrap(), tcp).await.unwrap()
+        };
+        let mut known = connect().await;
+        let request = format!("GET /v1/tenants HTTP/1.1\r\nhost: weft\r\nauthorization: Bearer {TOKEN}\r\n");
+        let mut answer = [0; 4096];
+        known.write_all(format!("{request}\r\n").as_bytes()).await.unwrap();
+        assert!(known.read(&mut answer).await.unwrap() > 0);
+        let mut slow = connect().await;
+        slow.write_all(b"GET /v1/tenants HTTP/1.1\r\nhost: weft\r\n").await.unwrap();
+
+        let mut rest = String::new();
+        let closed = tokio::time::timeout(Duration::from_secs(20), slow.read_to_string(&mut rest)).await;
+        assert!(closed.is_ok(), "still open");
+        assert_eq!(rest, "", "closed without an answer");
+        assert!(ask(known, &format!("authorization: Bearer {TOKEN}\r\n")).await.ends_with("200 OK"));
+    }
+
     #[tokio::test]
     async fn tcp_takes_tls_and_the_token_only() {
         let made = rcgen::generate_simple_self_signed(["weft".to_owned()]).unwrap();
@@ -351,12 +390,7 @@ mod served {
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let serving = tokio::spawn(api.serve(Api::new().router, async { drop(stopped.await) }));
 
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let config = config.unwrap().with_root_certificates(roots).with_no_client_auth();
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let connector = connector(&certificate);
         // A client that never shakes hands keeps nobody out.
         let _silent = TcpStream::connect(at).await.unwrap();
         for (headers, wanted) in [

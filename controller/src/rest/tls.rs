@@ -1,24 +1,31 @@
 //! A listener whose connections speak TLS.
 //!
-//! Handshakes run beside each other and in bounded time and number: a client that never finishes one keeps nobody out.
+//! Handshakes run beside each other and in bounded time and number, and a connection that does not show the token soon
+//! is closed, whatever it sends meanwhile: clients who may not come in keep nobody out.
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::extract::connect_info::Connected;
+use axum::serve::IncomingStream;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Sleep, sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 /// Connections at once, handshakes included.
 const CONNECTIONS_MAX: usize = 256;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// From the handshake to the first request with the token.
+const PROOF_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to wait when the system has no descriptor for a new connection.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -61,7 +68,7 @@ async fn accept_all(tcp: TcpListener, acceptor: TlsAcceptor, sender: mpsc::Sende
                 return;
             };
             // Nobody takes it: the API is being shut down.
-            let _ = sender.send((Connection { stream, _place: place }, peer)).await;
+            let _ = sender.send((Connection::new(stream, place), peer)).await;
         });
     }
 }
@@ -86,25 +93,63 @@ impl axum::serve::Listener for TlsListener {
 /// A connection that gives its place back when it ends.
 pub(super) struct Connection {
     stream: TlsStream<TcpStream>,
+    proof: Proof,
+    /// When it ends unless it has shown the token.
+    due: Pin<Box<Sleep>>,
     _place: OwnedSemaphorePermit,
+}
+
+/// Whether a connection has shown the token.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Proof(Arc<AtomicBool>);
+
+impl Proof {
+    /// It has.
+    pub(super) fn shown(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Connected<IncomingStream<'_, TlsListener>> for Proof {
+    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Self {
+        stream.io().proof.clone()
+    }
+}
+
+impl Connection {
+    fn new(stream: TlsStream<TcpStream>, place: OwnedSemaphorePermit) -> Self {
+        Self { stream, proof: Proof::default(), due: Box::pin(sleep(PROOF_TIMEOUT)), _place: place }
+    }
+
+    /// Looked at before each transfer, so that neither a slow sender nor one that does not read stays.
+    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.proof.0.load(Ordering::Relaxed) || self.due.as_mut().poll(cx).is_pending() {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::TimedOut, "no token was shown in time"))
+    }
 }
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.check(cx)?;
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(cx)?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(cx)?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
