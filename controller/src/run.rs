@@ -100,6 +100,14 @@ pub enum RunError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A file of the fabric's authority is not there.
+    #[error("{path}: {source}: make it with `weft pki init`, or name its directory with --pki")]
+    Pki {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The certificates cannot be used.
     #[error("the certificates for agents cannot be used: {0}: make new ones with `weft pki init`")]
     Tls(tonic::transport::Error),
@@ -251,8 +259,6 @@ async fn bring(store: &Arc<dyn Store>, sessions: &Arc<Sessions>) {
 }
 
 fn read_security(security: &PushSecurity) -> Result<Security, RunError> {
-    let read =
-        |path: &Path| std::fs::read_to_string(path).map_err(|source| RunError::File { path: path.to_owned(), source });
     match security {
         PushSecurity::Insecure => Ok(Security::Insecure),
         PushSecurity::Tls { certificate, key, ca } => {
@@ -267,7 +273,7 @@ fn read_api_tcp(tcp: &ApiTcp) -> Result<TlsConfig, RunError> {
 }
 
 fn read(path: &Path) -> Result<String, RunError> {
-    std::fs::read_to_string(path).map_err(|source| RunError::File { path: path.to_owned(), source })
+    std::fs::read_to_string(path).map_err(|source| RunError::Pki { path: path.to_owned(), source })
 }
 
 fn make_parent(path: &Path) -> Result<(), RunError> {

@@ -47,7 +47,7 @@ pub fn host_status(hub: &Hub, snapshot: &Snapshot, host: &Host, now: Instant) ->
         position,
         acked_generation: state.acked_generation(),
         error: filled(&seen.error).or_else(|| status.and_then(|s| filled(&s.problem))),
-        ports: ports(snapshot, &host.name, status),
+        ports: ports(snapshot, &host.name, status, state.is_connected()),
         rungs: status.map(rungs).unwrap_or_default(),
         vswitch_instance: status.and_then(|s| filled(&s.vswitch_instance)),
         vswitch_pid: status.map(|s| s.vswitch_pid).filter(|pid| *pid != 0),
@@ -103,7 +103,7 @@ fn percentile(sorted: &[u64], of: usize, percent: usize) -> Option<u64> {
 }
 
 /// What the agent said of the host's ports; one that it has not spoken of is waiting.
-fn ports(snapshot: &Snapshot, host: &Name, status: Option<&proto::Status>) -> Vec<PortStatus> {
+fn ports(snapshot: &Snapshot, host: &Name, status: Option<&proto::Status>, connected: bool) -> Vec<PortStatus> {
     let said: BTreeMap<&str, &proto::PortStatus> =
         status.iter().flat_map(|s| &s.ports).map(|port| (port.name.as_str(), port)).collect();
     let declared = snapshot.ports().filter(|port| port.spec.host == *host);
@@ -112,7 +112,8 @@ fn ports(snapshot: &Snapshot, host: &Name, status: Option<&proto::Status>) -> Ve
             let name = format!("{}/{}", port.tenant, port.name);
             let (state, reason) = match said.get(name.as_str()) {
                 Some(said) => (port_state(said.state()), said.reason.clone()),
-                None => ("waiting", "its host has not reported it yet: see whether the host is connected".to_owned()),
+                None if connected => ("waiting", "its host is about to report it".to_owned()),
+                None => ("waiting", "its host is not connected: see whether its agent runs".to_owned()),
             };
             PortStatus { name, state: state.into(), reason }
         })

@@ -145,7 +145,7 @@ fn read_subnet(mut fields: Fields<'_>) -> Option<SubnetSpec> {
 }
 
 fn read_host(mut fields: Fields<'_>) -> Option<HostSpec> {
-    let kind = fields.required("kind", |value| match read_text(value)? {
+    let kind = fields.required_or("kind", "add weft, or vtep where no Weft runs", |value| match read_text(value)? {
         "weft" => Ok(HostKind::Weft),
         "vtep" => Ok(HostKind::Vtep),
         other => Err((format!("`{other}` is no kind of host"), "write weft or vtep".to_owned())),
@@ -231,8 +231,18 @@ impl<'a> Fields<'a> {
 
     /// Reads a field that must be there.
     fn required<T>(&mut self, field: &'static str, read: impl FnOnce(&Value) -> Result<T, Wrong>) -> Option<T> {
+        self.required_or(field, "add it", read)
+    }
+
+    /// As [`Self::required`], with what to add when it is missing.
+    fn required_or<T>(
+        &mut self,
+        field: &'static str,
+        fix: &str,
+        read: impl FnOnce(&Value) -> Result<T, Wrong>,
+    ) -> Option<T> {
         let Some(value) = self.take(field) else {
-            self.problem(field, "is missing", "add it");
+            self.problem(field, "is missing", fix);
             return None;
         };
         read(value).map_err(|(why, fix)| self.problem(field, &why, &fix)).ok()
@@ -410,6 +420,10 @@ mod tests {
     fn a_value_that_is_no_document_says_what_it_should_be() {
         assert_eq!(problems(json!([])), [": is a list, not an object with fields: write FIELD: VALUE lines"]);
         assert_eq!(problems(json!({})), ["kind: is missing: add it"]);
+        assert_eq!(
+            problems(json!({"kind": "Host", "name": "h1", "spec": {"address": "192.0.2.1", "mtu": 1600}})),
+            ["spec.kind: is missing: add weft, or vtep where no Weft runs"]
+        );
         assert_eq!(
             problems(json!({"kind": "port"})),
             ["kind: `port` is no kind of object: write one of Tenant, Network, Subnet, Host, Port"]

@@ -116,7 +116,9 @@ pub enum StoreError {
         path: String,
     },
     /// The disk failed. Whether the transaction is on it is known only after reopening.
-    #[error("the store {path} cannot be used: {source}: check the disk and the file's rights, then start again")]
+    #[error(
+        "the store {path} cannot be used: {source}: check the disk and the file's rights, then restart the controller"
+    )]
     Disk {
         /// The file.
         path: String,
