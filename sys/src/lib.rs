@@ -6,6 +6,8 @@
 
 #![allow(unsafe_code, reason = "system calls that no library offers: this room exists to hold them")]
 
+#[cfg(feature = "alloc-count")]
+pub mod alloc_count;
 pub mod clock;
 pub mod epoll;
 pub mod netlink;

@@ -1,0 +1,124 @@
+//! What happens for every frame asks for no memory. A binary of its own, because its allocator counts.
+
+use std::time::Instant;
+
+use weft_packet::{Field, FlowKey, MacAddr, Offload, Vni};
+use weft_program::message::{Offloads, PortDevice, PortKind, Request, Response};
+use weft_program::{
+    Action, Bundle, DomainId, Fdb, FdbKey, Instruction, Location, Match, Miss, Op, PortConfig, PortId, Rule, RuleKey,
+    Segment, SegmentId, TableId,
+};
+use weft_sys::alloc_count::{CountingAllocator, allocations};
+use weft_vswitch::Inline;
+use weft_vswitch::cache::Lookup;
+use weft_vswitch::control::Control;
+use weft_vswitch::learn::{Learned, Second};
+use weft_vswitch::limits::LIMITS;
+use weft_vswitch::port::MemoryEnd;
+use weft_vswitch::tables::Tables;
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
+
+const FRAMES: u64 = 100_000;
+const BURST: u64 = 32;
+const IN: PortId = PortId(1);
+const OUT: PortId = PortId(2);
+const FROM: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+const TO: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+
+/// Two ports of one segment; what port 1 sends is forwarded by the pinned FDB, and port 2's sender is learned.
+fn program() -> Bundle {
+    let (segment, domain) = (SegmentId(1), DomainId(1));
+    let port = |id| Op::PutPort(PortConfig { id, segment, live: true, learn: true, owner: "port".into() });
+    let fdb = Instruction::Apply(vec![Action::Learn { segment }, Action::Fdb { segment, miss: Miss::Drop }]);
+    let rule = |port: PortId| {
+        let matches = Match::ANY.with(Field::InPort, port.0.into());
+        let key = RuleKey { table: TableId(0), priority: 10, matches };
+        Op::PutRule(Rule { key, instructions: vec![fdb.clone()], owner: "rule".into(), domain })
+    };
+    let vni = Vni::new(42).unwrap();
+    let pinned = Fdb { key: FdbKey { segment, mac: TO }, location: Location::Local(OUT), owner: "port".into() };
+    let network = Segment { id: segment, vni, mtu: 1500, domain, owner: "network".into() };
+    let ops = vec![Op::PutSegment(network), port(IN), port(OUT), rule(IN), rule(OUT), Op::PutFdb(pinned)];
+    Bundle { replace: true, ops, ..Bundle::default() }
+}
+
+/// A frame of its own flow for each number.
+fn key(flow: u64) -> FlowKey {
+    let mut key = FlowKey::ZERO;
+    key.set(Field::InPort, IN.0.into());
+    key.set(Field::EthSrc, FROM.to_u64().into());
+    key.set(Field::EthDst, TO.to_u64().into());
+    key.set(Field::EthType, 0x0800);
+    key.set(Field::IpSrc, u128::from(flow));
+    key
+}
+
+/// Memory asked for while `lookup` classifies the keys of these flows.
+fn allocated(lookup: &mut Lookup, tables: &Tables, learned: &Learned, flows: impl Iterator<Item = u64>) -> u64 {
+    let before = allocations();
+    for flow in flows {
+        let verdict = lookup.classify(tables, learned, &key(flow), 1500, Second(1));
+        assert_eq!(verdict.steps.len(), 1);
+    }
+    allocations() - before
+}
+
+#[test]
+fn a_cache_hit_allocates_nothing() {
+    let tables = Tables::new(1).apply(&program()).unwrap();
+    let learned = Learned::new(Instant::now(), &LIMITS);
+    let mut lookup = Lookup::new(1, &LIMITS);
+    let first = allocated(&mut lookup, &tables, &learned, 0..1);
+    assert!(first > 0, "it is looked up in the tables, and the second too: learning the first's sender was a change");
+    allocated(&mut lookup, &tables, &learned, 0..1);
+    assert_eq!(allocated(&mut lookup, &tables, &learned, (0..FRAMES).map(|_| 0)), 0);
+    assert_eq!((lookup.counts().exact, lookup.counts().wildcard), (FRAMES, 0));
+    assert_eq!(allocated(&mut lookup, &tables, &learned, 1..=FRAMES), 0);
+    assert_eq!((lookup.counts().exact, lookup.counts().wildcard), (FRAMES, FRAMES));
+    assert_eq!(lookup.counts().tables, 2);
+}
+
+fn vswitch(now: Instant, out_len_max: usize) -> (Control<Inline>, MemoryEnd, MemoryEnd) {
+    let mut vswitch = Control::inline(1, 7, now).unwrap();
+    let device = |id| {
+        let (name, netns, ifname) = Default::default();
+        PortDevice { id, name, kind: PortKind::Memory, fds: 0, mtu: 1500, offloads: Offloads::default(), netns, ifname }
+    };
+    let guest = vswitch.attach_memory(device(IN), 64).unwrap();
+    let other = vswitch.attach_memory(device(OUT), out_len_max).unwrap();
+    let answer = vswitch.handle(now, Request::Apply(program()), Vec::new()).pop().unwrap();
+    assert_eq!(answer.response, Response::Done);
+    (vswitch, guest, other)
+}
+
+/// Bursts through a whole worker; the memory that its steps asked for, and the frames that came out.
+fn carried(frames: u64, out_len_max: usize) -> (u64, u64) {
+    let now = Instant::now();
+    let (mut vswitch, guest, other) = vswitch(now, out_len_max);
+    let frame = [&TO.0[..], &FROM.0, &[0x88, 0xb5], &[7; 50]].concat();
+    let (mut asked, mut out) = (0, 0);
+    for burst in 0..=frames / BURST {
+        for _ in 0..BURST {
+            assert!(guest.push(&frame, Offload::default()));
+        }
+        let before = allocations();
+        assert_eq!(vswitch.step(now) as u64, BURST);
+        // The first burst fills the pool and every scratch.
+        if burst > 0 {
+            asked += allocations() - before;
+            out += std::iter::from_fn(|| other.pop()).count() as u64;
+        } else {
+            while out_len_max > 0 && other.pop().is_some() {}
+        }
+    }
+    (asked, out)
+}
+
+#[test]
+fn a_worker_allocates_nothing_for_a_frame_but_the_memory_ports_own_copy() {
+    let frames = FRAMES / BURST * BURST;
+    assert_eq!(carried(frames, 64), (frames, frames), "a memory port keeps a copy of what it sends");
+    assert_eq!(carried(frames, 0), (0, 0), "its queue is full: everything up to the device, and a counted drop");
+}
