@@ -3,6 +3,7 @@
 //! Values are the documents as JSON, so that a file can be read by people and by later builds. After a disk error
 //! the store refuses all further commits: what is on the disk is known only after reopening it.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -122,6 +123,8 @@ fn make(path: &Path, fresh_id: impl FnOnce() -> String) -> Result<(), redb::Erro
     if unfinished.exists() {
         std::fs::remove_file(&unfinished)?;
     }
+    // Who the tenants are and where is for the controller's user only.
+    std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
     let database = Database::create(&unfinished)?;
     read_facts(&database, fresh_id)?;
     drop(database);
@@ -215,6 +218,8 @@ mod tests {
             store.commit(Txn { puts: vec![object], ..Txn::default() }).unwrap();
             store.snapshot()
         };
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600, "for its owner only");
         let store = RedbStore::open(&path, || "second".to_owned()).unwrap();
         assert_eq!(store.store_id(), "first");
         assert_eq!(store.snapshot(), before);
