@@ -76,12 +76,34 @@ pub enum ConfigError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The kernel does not take the control socket's path.
+    #[error(
+        "{path}: {len} bytes are too long for a socket's path (at most {SOCKET_PATH_MAX}): choose a shorter --control"
+    )]
+    Control {
+        /// The path.
+        path: PathBuf,
+        /// Its length.
+        len: usize,
+    },
     /// The TLS library refuses them.
     #[error("certificate, key or CA cannot be used: {0}")]
     Tls(String),
 }
 
+/// `sun_path` of sockaddr_un, without its final zero.
+const SOCKET_PATH_MAX: usize = 107;
+
 impl Config {
+    /// Refuses a control socket that no vswitch could open.
+    pub fn check_control(&self) -> Result<(), ConfigError> {
+        let len = self.control.as_os_str().len();
+        if len > SOCKET_PATH_MAX {
+            return Err(ConfigError::Control { path: self.control.clone(), len });
+        }
+        Ok(())
+    }
+
     /// Where the last program is remembered.
     pub fn program_file(&self) -> PathBuf {
         self.state_dir.join("program")
@@ -139,6 +161,15 @@ mod tests {
         for bad in ["http://192.0.2.1:7001", "http://localhost.example:1", "https://127.0.0.1:7001"] {
             assert!(config(bad, Security::Insecure).controller_uri().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_control_socket_that_no_kernel_takes_is_refused_at_start() {
+        let mut config = config("http://127.0.0.1:1", Security::Insecure);
+        config.control = "x".repeat(SOCKET_PATH_MAX).into();
+        config.check_control().unwrap();
+        config.control = "x".repeat(SOCKET_PATH_MAX + 1).into();
+        assert!(config.check_control().unwrap_err().to_string().ends_with("choose a shorter --control"));
     }
 
     #[test]

@@ -53,6 +53,7 @@ pub enum RunError {
 
 /// Runs the agent until SIGTERM or SIGINT.
 pub fn run(config: Config) -> Result<(), RunError> {
+    config.check_control()?;
     let carrier = Carrier::new(&config)?;
     let _lock = lock_state(&config)?;
     for capability in Capability::ALL.into_iter().filter(|c| !process::holds(*c)) {
