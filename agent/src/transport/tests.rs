@@ -164,6 +164,16 @@ async fn a_controller_with_another_name_or_authority_is_not_talked_to() {
 }
 
 #[tokio::test]
+async fn a_controller_that_turns_the_host_away_makes_its_certificate_suspect() {
+    let (pki, other) = (Pki::new(), Pki::new());
+    let addr = serve(Some(pki.server.clone())).await;
+    std::fs::copy(pki.dir.path().join("ca.pem"), other.dir.path().join("ca.pem")).unwrap();
+    let seen = session(&config(format!("https://{addr}"), other.security("weft-controller"))).await;
+    let end = seen.last().unwrap();
+    assert!(end.contains("openssl x509") && end.contains("host.pem"), "{seen:?}");
+}
+
+#[tokio::test]
 async fn a_controller_that_is_not_there_ends_the_session_with_its_cause() {
     let seen = session(&config("http://127.0.0.1:1".into(), Security::Insecure)).await;
     assert!(seen[0].contains("refused"), "{seen:?}");
