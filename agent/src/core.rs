@@ -14,6 +14,7 @@ use weft_api::wire::{PROTOCOL, ip_bytes};
 use weft_program::message::{Rung, Underlay};
 
 use crate::reconcile::{Reconciler, to_wire};
+use crate::repeats::Repeats;
 use crate::report::Labels;
 use crate::session::{Session, Wish};
 use crate::supervise::Supervisor;
@@ -21,8 +22,11 @@ use crate::work::{Cached, Done, NotApplied, NotOpened, Work};
 
 /// Questions of the controller that may be under way.
 pub const QUERIES_MAX: usize = 16;
-/// The status is sent at most this often.
-pub const STATUS_EVERY: Duration = Duration::from_millis(500);
+/// After a status, the next waits this long: an operator who waits for a port sees it at once.
+pub const STATUS_GAP_MIN: Duration = Duration::from_millis(20);
+/// And longer with many ports, since each status names them all.
+pub const STATUS_GAP_MAX: Duration = Duration::from_millis(500);
+const STATUS_GAP_PER_PORT: Duration = Duration::from_micros(500);
 /// Pieces of work that may be under way altogether: devices, questions, and one each of the others.
 pub const WORK_MAX: usize = crate::ports::UNDER_WAY_MAX + QUERIES_MAX + 8;
 
@@ -85,6 +89,9 @@ pub struct Core {
     saving: bool,
     said: Option<proto::Status>,
     status_at: Instant,
+    session_failures: Repeats,
+    vswitch_failures: Repeats,
+    underlay_failures: Repeats,
     out: Vec<Output>,
 }
 
@@ -105,6 +112,9 @@ impl Core {
             saving: false,
             said: None,
             status_at: now,
+            session_failures: Repeats::default(),
+            vswitch_failures: Repeats::default(),
+            underlay_failures: Repeats::default(),
             out: Vec::new(),
         };
         (core, restored)
@@ -116,8 +126,7 @@ impl Core {
             Event::Tick => {}
             Event::Connected(number) if self.session.is_current(number) => self.say_hello(number),
             Event::Disconnected(number, why) if self.session.is_current(number) => {
-                tracing::info!("session with the controller ended: {why}");
-                self.session_ended(now);
+                self.session_ended(&why, now);
             }
             Event::Message(number, message) if self.session.is_current(number) => self.message(number, *message, now),
             Event::Connected(_) | Event::Disconnected(..) | Event::Message(..) => {}
@@ -149,7 +158,9 @@ impl Core {
         match self.session.work(now) {
             Some(Wish::Connect(number)) => self.out.push(Output::Connect(number)),
             Some(Wish::Disconnect(number)) => {
-                tracing::info!("the controller does not answer");
+                if self.session_failures.is_news("no answer") {
+                    tracing::warn!("the controller does not answer; it is tried again and again");
+                }
                 self.reconciler.forget_queued();
                 self.out.push(Output::Disconnect(number));
             }
@@ -199,6 +210,7 @@ impl Core {
         match kind {
             Kind::Hello(hello) if hello.protocol == PROTOCOL => {
                 tracing::info!(build = hello.build, "session with the controller");
+                self.session_failures.forget();
                 self.session.greeted();
                 (self.said, self.status_at) = (None, now);
             }
@@ -207,7 +219,9 @@ impl Core {
                 self.refused(number, now);
             }
             Kind::Refuse(refuse) => {
-                tracing::warn!("the controller refuses this host: {}", refuse.why);
+                if self.session_failures.is_news(&refuse.why) {
+                    tracing::warn!("the controller refuses this host: {}", refuse.why);
+                }
                 self.refused(number, now);
             }
             Kind::Update(update) => {
@@ -226,7 +240,10 @@ impl Core {
         self.out.push(Output::Disconnect(number));
     }
 
-    fn session_ended(&mut self, now: Instant) {
+    fn session_ended(&mut self, why: &str, now: Instant) {
+        if self.session_failures.is_news(why) {
+            tracing::warn!("no session with the controller: {why}; it is tried again and again");
+        }
         self.session.ended(now);
         self.reconciler.forget_queued();
     }
@@ -267,15 +284,23 @@ impl Core {
                 match &result {
                     Ok(started) => {
                         tracing::info!(pid = started.pid, ports = started.ports.len(), "the vswitch runs");
+                        self.vswitch_failures.forget();
                         self.reconciler.vswitch_up(&started.position, &started.ports, now);
                     }
-                    Err(why) => tracing::error!("the vswitch cannot be started: {why}"),
+                    Err(why) if self.vswitch_failures.is_news(why) => {
+                        tracing::error!("the vswitch cannot be started: {why}; it is tried again and again");
+                    }
+                    Err(_) => {}
                 }
                 self.supervisor.started(result, now);
             }
             Done::Underlay(result) => {
-                if let Err(why) = &result {
-                    tracing::warn!("{why}");
+                match &result {
+                    Ok(_) => self.underlay_failures.forget(),
+                    Err(why) if self.underlay_failures.is_news(why) => {
+                        tracing::warn!("no underlay: {why}; it is tried every second");
+                    }
+                    Err(_) => {}
                 }
                 self.supervisor.underlay_opened(result, now);
             }
@@ -358,8 +383,10 @@ impl Core {
             return;
         }
         let status = self.status();
+        let ports = u32::try_from(status.ports.len()).unwrap_or(u32::MAX);
+        let gap = STATUS_GAP_PER_PORT.saturating_mul(ports).clamp(STATUS_GAP_MIN, STATUS_GAP_MAX);
         self.said = Some(status.clone());
-        self.status_at = now + STATUS_EVERY;
+        self.status_at = now + gap;
         self.send(number, agent_message::Kind::Status(status));
     }
 
@@ -374,7 +401,7 @@ impl Core {
             problem => problem.to_owned(),
         };
         proto::Status {
-            ports: self.reconciler.port_status(),
+            ports: self.reconciler.port_status(vswitch.is_some()),
             vswitch_instance: vswitch.map(|v| v.instance.clone()).unwrap_or_default(),
             vswitch_pid: vswitch.map_or(0, |v| v.pid),
             rungs: rungs(self.supervisor.rungs()),

@@ -14,6 +14,7 @@ pub mod keep;
 pub mod lower;
 pub mod ports;
 pub mod reconcile;
+pub mod repeats;
 pub mod report;
 pub mod run;
 pub mod session;

@@ -54,7 +54,7 @@ enum Device {
 
 impl Device {
     fn untried(now: Instant) -> Self {
-        Self::Absent { retry_at: Some(now), state: PortState::Waiting, why: "its device is about to be opened".into() }
+        Self::Absent { retry_at: Some(now), state: PortState::Dark, why: "its device is about to be opened".into() }
     }
 }
 
@@ -205,7 +205,7 @@ impl Ports {
                 Device::Absent { retry_at: Some(now + RETRY), state: PortState::Failed, why }
             }
             // The next vswitch brings it up again.
-            Err(NotOpened::Lost(why)) => Device::Absent { retry_at: None, state: PortState::Waiting, why },
+            Err(NotOpened::Lost(why)) => Device::Absent { retry_at: None, state: PortState::Dark, why },
         };
         self.sweep();
     }
@@ -238,14 +238,17 @@ impl Ports {
         self.ports.values().filter(|p| p.live).map(|p| p.name.clone()).collect()
     }
 
-    /// What the controller is told.
-    pub fn status(&self) -> Vec<PortStatus> {
+    /// What the controller is told. Dark ports are on their way; those that wait need somebody to do something.
+    pub fn status(&self, has_vswitch: bool) -> Vec<PortStatus> {
         let wanted = self.ports.values().filter(|p| p.want.is_some());
         wanted
             .map(|port| {
                 let (state, reason) = match (&port.device, port.live) {
                     (Device::Absent { state, why, .. }, _) => (*state, why.clone()),
                     (Device::Opening | Device::Closing, _) => (PortState::Dark, "its device is being opened".into()),
+                    (Device::Attached(_), _) if !has_vswitch => {
+                        (PortState::Dark, "its host has no vswitch at the moment".into())
+                    }
                     (Device::Attached(_), true) => (PortState::Live, String::new()),
                     (Device::Attached(_), false) => {
                         (PortState::Dark, "the other hosts of its network do not all have its policy yet".into())
@@ -350,7 +353,7 @@ mod tests {
     }
 
     fn states(ports: &Ports) -> Vec<PortState> {
-        ports.status().iter().map(|s| s.state()).collect()
+        ports.status(true).iter().map(|s| s.state()).collect()
     }
 
     #[test]
@@ -383,7 +386,7 @@ mod tests {
         ports.opened(first.id, Err(NotOpened::Waiting("no namespace guest".into())), now);
         ports.opened(second.id, Ok(device(second)), now);
         assert_eq!(states(&ports), [PortState::Waiting, PortState::Dark], "the other port does not wait");
-        assert_eq!(ports.status()[0].reason, "no namespace guest");
+        assert_eq!(ports.status(true)[0].reason, "no namespace guest");
         assert!(ports.work(now + RETRY / 2).is_empty());
         assert_eq!(ports.next_wake(), Some(now + RETRY));
         follow(&mut ports, &mut names, &["red/a", "red/b"], 2, now);
@@ -397,7 +400,7 @@ mod tests {
         follow(&mut ports, &mut names, &[], 2, now);
         assert!(matches!(ports.work(now)[..], [Work::Close(closed)] if closed == id));
         ports.closed(id, now);
-        assert!(ports.status().is_empty() && ports.ports.is_empty());
+        assert!(ports.status(true).is_empty() && ports.ports.is_empty());
     }
 
     #[test]

@@ -250,9 +250,9 @@ impl Reconciler {
         &mut self.ports
     }
 
-    /// How the ports stand, for the controller.
-    pub fn port_status(&self) -> Vec<proto::PortStatus> {
-        self.ports.status()
+    /// How the ports stand, for the controller; without a vswitch none is live.
+    pub fn port_status(&self, has_vswitch: bool) -> Vec<proto::PortStatus> {
+        self.ports.status(has_vswitch)
     }
 
     /// The position of the program that was last in force.

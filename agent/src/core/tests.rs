@@ -94,8 +94,8 @@ fn a_host_comes_up_says_hello_and_acknowledges_its_program() {
     assert_eq!((ack.position.as_ref().unwrap().generation, ack.error.as_str()), (3, ""));
     let open = proto::Open { generation: 3 };
     assert!(kinds(&settle(&mut core, now, from_controller(controller_message::Kind::Open(open)))).is_empty());
-    assert_eq!(core.next_wake(), Some(now + STATUS_EVERY), "the status is not sent more often");
-    let said = settle(&mut core, now + STATUS_EVERY, Event::Tick);
+    assert_eq!(core.next_wake(), Some(now + STATUS_GAP_MIN), "the status is not sent more often");
+    let said = settle(&mut core, now + STATUS_GAP_MIN, Event::Tick);
     let [agent_message::Kind::Status(status)] = kinds(&said)[..] else { panic!("{said:?}") };
     assert_eq!(status.ports[0].state(), proto::PortState::Live);
     assert_eq!((status.vswitch_pid, status.rungs[0].name.as_str()), (7, "batch"));
@@ -134,6 +134,31 @@ fn a_dead_vswitch_is_replaced_and_gets_program_and_ports_again() {
     );
     let stale = Event::VswitchEnded { instance: "v0".into(), why: "killed".into() };
     assert!(!core.handle(now, stale).iter().any(|o| matches!(o, Output::Do(w) if matches!(**w, Work::StartVswitch))));
+}
+
+#[test]
+fn no_port_is_called_live_while_there_is_no_vswitch() {
+    let (mut core, now) = core(None);
+    settle(&mut core, now, Event::Tick);
+    greet(&mut core, now);
+    settle(&mut core, now, from_controller(full(1)));
+    settle(&mut core, now, from_controller(controller_message::Kind::Open(proto::Open { generation: 1 })));
+    let state = |said: &[Output]| match kinds(said)[..] {
+        [agent_message::Kind::Status(status)] => status.ports[0].state(),
+        _ => panic!("{said:?}"),
+    };
+    let later = now + STATUS_GAP_MIN;
+    assert_eq!(state(&settle(&mut core, later, Event::Tick)), proto::PortState::Live);
+    let (ended, replaced) = (later + STATUS_GAP_MIN, later + 2 * STATUS_GAP_MIN);
+    let killed = Event::VswitchEnded { instance: "v1".into(), why: "killed".into() };
+    let outputs = core.handle(ended, killed);
+    assert_eq!(state(&outputs), proto::PortState::Dark);
+    for output in outputs {
+        if let Output::Do(work) = output {
+            settle(&mut core, ended, Event::Done(Box::new(answer(*work))));
+        }
+    }
+    assert_eq!(state(&settle(&mut core, replaced, Event::Tick)), proto::PortState::Live);
 }
 
 #[test]
