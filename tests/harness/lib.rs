@@ -5,6 +5,7 @@
 
 pub mod inventory;
 pub mod lab;
+mod matrix;
 pub mod sim;
 pub mod skip;
 pub mod traffic;

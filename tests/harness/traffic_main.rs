@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use sha2::{Digest, Sha256};
+use weft_sys::packet_socket;
+use weft_sys::tap::VNET_HDR_LEN;
 
 #[derive(Parser)]
 struct Args {
@@ -37,6 +39,13 @@ enum Command {
         /// A group to join.
         #[arg(long)]
         group: Option<IpAddr>,
+    },
+    /// Sends `count` raw frames of noise, most with the start of a plausible header, out of `ifname`.
+    Garbage {
+        ifname: String,
+        count: usize,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
     },
     /// Sends `count` datagrams of `size` bytes, prints `sent refused hash`.
     UdpSource {
@@ -73,6 +82,7 @@ fn main() -> Result<()> {
         Command::UdpSink { port, count, wait_ms, group } => {
             udp_sink(port, count, Duration::from_millis(wait_ms), group)
         }
+        Command::Garbage { ifname, count, seed } => garbage(&ifname, count, seed),
         Command::UdpSource { to, size, count, seed, gap_us } => {
             udp_source(to, size, count, seed, Duration::from_micros(gap_us))
         }
@@ -170,6 +180,35 @@ fn udp_source(to: SocketAddr, size: usize, count: usize, seed: u64, gap: Duratio
         }
     }
     println!("{} {refused} {}", hashes.len(), total_hash(hashes));
+    Ok(())
+}
+
+/// Starts of frames that reach every parser: ARP, IPv4 with TCP, UDP and ICMP, IPv6 with extension headers, a tag, VXLAN.
+const STARTS: [&[u8]; 6] = [
+    b"\xff\xff\xff\xff\xff\xff\x02\0\0\0\0\x01\x08\x06\0\x01\x08\0\x06\x04\0\x01",
+    b"\x02\0\0\0\0\x02\x02\0\0\0\0\x01\x08\0\x45\0\0\x40\0\0\0\0\x40\x06\0\0\x0a\x09\0\x01\x0a\x09\0\x02",
+    b"\x02\0\0\0\0\x02\x02\0\0\0\0\x01\x08\0\x4f\0\0\x64\0\0\x20\0\x40\x11\0\0\x0a\x09\0\x01\x0a\x09\0\x02",
+    b"\x33\x33\0\0\0\x01\x02\0\0\0\0\x01\x86\xdd\x60\0\0\0\0\x40\0\xff\xfe\x80\0\0\0\0\0\0\0\0\0\xff\xfe\0\0\x01",
+    b"\x02\0\0\0\0\x02\x02\0\0\0\0\x01\x81\0\0\x2a\x81\0\0\x2b\x88\xb5",
+    b"\x02\0\0\0\0\x02\x02\0\0\0\0\x01",
+];
+
+fn garbage(ifname: &str, count: usize, seed: u64) -> Result<()> {
+    let request = packet_socket::PacketRequest { ifname, fanout: None, receive_buffer: 1 << 16 };
+    let socket = packet_socket::PacketSocket::from_fd(packet_socket::open(&request)?)?;
+    let (mut noise, mut dice) = (Noise(seed), [0; 4]);
+    let (mut buffer, mut refused) = (vec![0; VNET_HDR_LEN + 1514], 0);
+    for number in 0..count {
+        noise.fill(&mut dice);
+        let len = 14 + usize::from(u16::from_le_bytes([dice[0], dice[1]])) % 1500;
+        let frame = &mut buffer[VNET_HDR_LEN..VNET_HDR_LEN + len];
+        noise.fill(frame);
+        let start = STARTS[number % STARTS.len()];
+        let start = &start[..start.len().min(len)];
+        frame[..start.len()].copy_from_slice(start);
+        refused += usize::from(socket.send(&buffer[..VNET_HDR_LEN + len]).is_err());
+    }
+    println!("{} {refused}", count - refused);
     Ok(())
 }
 

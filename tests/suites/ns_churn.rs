@@ -7,6 +7,11 @@ use serde_json::{Value, json};
 use weft_tests::lab::{Lab, Setup, topology};
 use weft_tests::may_run;
 
+weft_tests::on_every_rung!(
+    ports_come_and_go_without_a_lost_frame_of_others,
+    a_host_is_served_from_when_it_is_declared_until_it_is_deleted,
+);
+
 fn port(number: u32, host: &str, guest: &str) -> Value {
     let attach = json!({"tap": {"netns": guest, "ifname": format!("x{number}")}});
     let addresses = json!([format!("10.9.0.{}", 100 + number)]);
@@ -14,15 +19,11 @@ fn port(number: u32, host: &str, guest: &str) -> Value {
            "spec": {"network": "blue", "host": host, "addresses": addresses, "attach": attach}})
 }
 
-#[test]
-fn ports_come_and_go_without_a_lost_frame_of_others() {
-    if !may_run() {
-        return;
-    }
-    let lab = Lab::up(&topology("two-hosts.yaml"), Setup { workers: 2, rung: None });
+fn ports_come_and_go_without_a_lost_frame_of_others(setup: Setup) {
+    let lab = Lab::up(&topology("two-hosts.yaml"), setup);
     lab.until_ping("a", "10.9.0.2");
-    let mut ping = lab.spawn("a", &["ping", "-q", "-i", "0.002", "-c", "1500", "-W", "2", "10.9.0.2"]);
-    for number in 0..5 {
+    let mut ping = lab.spawn("a", &["ping", "-q", "-i", "0.002", "-c", "1000", "-W", "2", "10.9.0.2"]);
+    for number in 0..3 {
         lab.apply(&[port(number, "h2", "b"), port(number + 50, "h1", "c")]);
         lab.until(Duration::from_secs(5), "the new device is there", |lab| {
             lab.command("b", &["ip", "link", "show", &format!("x{number}")]).output().is_ok_and(|o| o.status.success())
@@ -38,21 +39,17 @@ fn ports_come_and_go_without_a_lost_frame_of_others() {
     let mut text = String::new();
     ping.stdout.take().expect("output is piped").read_to_string(&mut text).expect("ping prints");
     ping.wait().expect("ping ends");
-    assert!(text.contains(" 1500 received"), "{text}\n{}", lab.logs());
+    assert!(text.contains(" 1000 received"), "{text}\n{}", lab.logs());
 }
 
-#[test]
-fn a_host_is_served_from_when_it_is_declared_until_it_is_deleted() {
-    if !may_run() {
-        return;
-    }
+fn a_host_is_served_from_when_it_is_declared_until_it_is_deleted(setup: Setup) {
     let mut topology = topology("two-hosts.yaml");
     let manifests = topology["manifests"].as_array_mut().expect("a topology has manifests");
     let (late, early): (Vec<Value>, Vec<Value>) =
         manifests.drain(..).partition(|m| m["name"] == "h2" || m["spec"]["host"] == "h2");
     *manifests = early;
     topology["expectations"] = json!([]);
-    let lab = Lab::up(&topology, Setup::DEFAULT);
+    let lab = Lab::up(&topology, setup);
     lab.until_ping("a", "10.9.0.3");
     lab.apply(&late);
     lab.until_ping("a", "10.9.0.2");

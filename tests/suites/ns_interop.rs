@@ -2,37 +2,11 @@
 //! on every rung.
 
 use weft_tests::lab::{Lab, Setup, topology};
-use weft_tests::may_run;
 use weft_tests::traffic::{tcp, udp};
 
 const BYTES: u64 = 10_000_000;
 
-macro_rules! matrix {
-    ($($kernel:ident, $guests:ident = $index:literal;)+) => {$(
-        #[test]
-        fn $kernel() {
-            if may_run() {
-                kernel_and_weft_exchange_tcp(Setup::MATRIX[$index]);
-            }
-        }
-
-        #[test]
-        fn $guests() {
-            if may_run() {
-                a_guest_without_offloads_is_served(Setup::MATRIX[$index]);
-            }
-        }
-    )+};
-}
-
-matrix! {
-    kernel_vtep_rung_single_one_worker, no_offloads_rung_single_one_worker = 0;
-    kernel_vtep_rung_single_two_workers, no_offloads_rung_single_two_workers = 1;
-    kernel_vtep_rung_batch_one_worker, no_offloads_rung_batch_one_worker = 2;
-    kernel_vtep_rung_batch_two_workers, no_offloads_rung_batch_two_workers = 3;
-    kernel_vtep_rung_segment_one_worker, no_offloads_rung_segment_one_worker = 4;
-    kernel_vtep_rung_segment_two_workers, no_offloads_rung_segment_two_workers = 5;
-}
+weft_tests::on_every_rung!(kernel_and_weft_exchange_tcp, a_guest_without_offloads_is_served);
 
 fn kernel_and_weft_exchange_tcp(setup: Setup) {
     println!("rung {:?}, {} workers", setup.rung, setup.workers);

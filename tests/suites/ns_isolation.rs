@@ -2,29 +2,14 @@
 //! that lie about who they are.
 
 use weft_tests::lab::{Lab, Setup, topology};
-use weft_tests::may_run;
 
-macro_rules! matrix {
-    ($($name:ident = $index:literal;)+) => {$(
-        #[test]
-        fn $name() {
-            if may_run() {
-                nobody_sees_another_tenants_nonce(Setup::MATRIX[$index]);
-            }
-        }
-    )+};
-}
+weft_tests::on_every_rung!(
+    promise_1_nobody_sees_another_tenants_nonce,
+    promise_1_a_payload_is_on_the_underlay_under_its_own_vni_only,
+    a_guest_that_lies_about_itself_is_dropped_by_name,
+);
 
-matrix! {
-    promise_1_rung_single_one_worker = 0;
-    promise_1_rung_single_two_workers = 1;
-    promise_1_rung_batch_one_worker = 2;
-    promise_1_rung_batch_two_workers = 3;
-    promise_1_rung_segment_one_worker = 4;
-    promise_1_rung_segment_two_workers = 5;
-}
-
-fn nobody_sees_another_tenants_nonce(setup: Setup) {
+fn promise_1_nobody_sees_another_tenants_nonce(setup: Setup) {
     println!("rung {:?}, {} workers", setup.rung, setup.workers);
     let lab = Lab::up(&topology("two-tenants-overlapping.yaml"), setup);
     let check = lab.try_weft(&["lab", "check"]);
@@ -33,18 +18,14 @@ fn nobody_sees_another_tenants_nonce(setup: Setup) {
     println!("{text}");
 }
 
-#[test]
-fn promise_1_the_underlay_carries_a_tenants_payload_under_its_own_vni_only() {
-    if !may_run() {
-        return;
-    }
-    let lab = Lab::up(&topology("two-tenants-overlapping.yaml"), Setup::DEFAULT);
+fn promise_1_a_payload_is_on_the_underlay_under_its_own_vni_only(setup: Setup) {
+    let lab = Lab::up(&topology("two-tenants-overlapping.yaml"), setup);
     lab.until_ping("red-a", "10.9.0.2");
     lab.until_ping("green-a", "10.9.0.2");
-    // 64 VXLAN packets or 3 s, whichever is first; -x prints them in hex, from the outer IP header on.
+    // For 1.5 s; -x prints them in hex, from the outer IP header on.
     let capture =
-        lab.spawn("h2", &["timeout", "3", "tcpdump", "-n", "-l", "-x", "-i", "eth0", "udp", "dst", "port", "4789"]);
-    std::thread::sleep(std::time::Duration::from_millis(700));
+        lab.spawn("h2", &["timeout", "1.5", "tcpdump", "-n", "-l", "-x", "-i", "eth0", "udp", "dst", "port", "4789"]);
+    std::thread::sleep(std::time::Duration::from_millis(500));
     for (guest, pattern) in [("red-a", "c0ffee01"), ("green-a", "c0ffee02")] {
         lab.exec(guest, &["ping", "-c", "5", "-i", "0.05", "-s", "64", "-p", pattern, "10.9.0.2"]);
     }
@@ -76,12 +57,8 @@ fn packets(text: &str) -> Vec<String> {
     found
 }
 
-#[test]
-fn a_guest_that_lies_about_itself_is_dropped_by_name() {
-    if !may_run() {
-        return;
-    }
-    let lab = Lab::up(&topology("two-hosts.yaml"), Setup::DEFAULT);
+fn a_guest_that_lies_about_itself_is_dropped_by_name(setup: Setup) {
+    let lab = Lab::up(&topology("two-hosts.yaml"), setup);
     lab.until_ping("a", "10.9.0.2");
     let cases = [
         // An address of another guest, and a MAC address of another guest.

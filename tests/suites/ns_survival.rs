@@ -6,13 +6,23 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use weft_tests::lab::{Lab, Setup, topology};
-use weft_tests::may_run;
+
+weft_tests::on_every_rung!(
+    promise_2_control_plane_death_loses_no_frame,
+    promise_2_a_killed_vswitch_is_back_within_a_second,
+);
 
 /// What a host says of itself.
 fn host(lab: &Lab, name: &str) -> Value {
     let status = lab.json(&["status"]);
     let hosts = status["hosts"].as_array().expect("status lists hosts");
     hosts.iter().find(|h| h["host"] == name).cloned().unwrap_or_else(|| panic!("no host {name} in {status:#}"))
+}
+
+/// The process id of h1's vswitch, as the lab counts, once its agent has reported it.
+fn vswitch_pid(lab: &Lab) -> u64 {
+    lab.until(Duration::from_secs(5), "h1 reports its vswitch", |lab| host(lab, "h1")["vswitch_pid"].is_u64());
+    host(lab, "h1")["vswitch_pid"].as_u64().expect("a number, as just seen")
 }
 
 fn instance(lab: &Lab) -> String {
@@ -48,10 +58,10 @@ fn lab_tenant_and_network() -> (String, String) {
     (network["tenant"].as_str().unwrap_or_default().to_owned(), network["name"].as_str().unwrap_or_default().to_owned())
 }
 
-fn control_plane_death_loses_no_frame(setup: Setup) {
+fn promise_2_control_plane_death_loses_no_frame(setup: Setup) {
     let lab = Lab::up(&topology("two-hosts.yaml"), setup);
     lab.until_ping("a", "10.9.0.2");
-    let (vswitch, agent) = (host(&lab, "h1")["vswitch_pid"].clone(), instance(&lab));
+    let (vswitch, agent) = (vswitch_pid(&lab), instance(&lab));
     let mut ping = lab.spawn("a", &["ping", "-q", "-i", "0.002", "-c", "3000", "-W", "2", "10.9.0.2"]);
     std::thread::sleep(Duration::from_millis(700));
     restart(&lab, &["controller"]);
@@ -69,7 +79,7 @@ fn control_plane_death_loses_no_frame(setup: Setup) {
     apply.expect("the apply ends");
     lab.until(Duration::from_secs(10), "all hosts are back again", connected);
     assert_ne!(instance(&lab), first, "the agent is another again");
-    assert_eq!(host(&lab, "h1")["vswitch_pid"], vswitch, "the vswitch is the same process");
+    assert_eq!(vswitch_pid(&lab), vswitch, "the vswitch is the same process");
     let mut text = String::new();
     ping.stdout.take().expect("output is piped").read_to_string(&mut text).expect("ping prints");
     ping.wait().expect("ping ends");
@@ -92,40 +102,20 @@ fn apply_until_it_holds(lab: &Lab) {
     });
 }
 
-#[test]
-fn promise_2_control_plane_death_loses_no_frame_one_worker() {
-    if may_run() {
-        control_plane_death_loses_no_frame(Setup::DEFAULT);
-    }
-}
-
-#[test]
-fn promise_2_control_plane_death_loses_no_frame_two_workers() {
-    if may_run() {
-        control_plane_death_loses_no_frame(Setup { workers: 2, rung: None });
-    }
-}
-
-#[test]
-fn promise_2_a_killed_vswitch_is_back_within_a_second() {
-    if !may_run() {
-        return;
-    }
-    let lab = Lab::up(&topology("two-hosts.yaml"), Setup::DEFAULT);
+fn promise_2_a_killed_vswitch_is_back_within_a_second(setup: Setup) {
+    let lab = Lab::up(&topology("two-hosts.yaml"), setup);
     lab.until_ping("a", "10.9.0.2");
     let addresses = lab.exec("a", &["ip", "-o", "addr", "show", "dev", "eth0"]);
     let mut outages_ms = Vec::new();
     for _ in 0..5 {
-        let pid = host(&lab, "h1")["vswitch_pid"].as_u64().expect("a host has a vswitch");
+        let pid = vswitch_pid(&lab);
         let killed = Instant::now();
         assert!(Command::new("kill").args(["-9", &outer_pid(&lab, pid)]).status().expect("kill starts").success());
         while !lab.command("a", &["ping", "-c1", "-W0.02", "10.9.0.2"]).output().is_ok_and(|o| o.status.success()) {
             assert!(killed.elapsed() < Duration::from_secs(10), "traffic is not back\n{}", lab.logs());
         }
         outages_ms.push(killed.elapsed().as_millis());
-        lab.until(Duration::from_secs(5), "another vswitch is reported", |lab| {
-            host(lab, "h1")["vswitch_pid"].as_u64() != Some(pid)
-        });
+        lab.until(Duration::from_secs(5), "another vswitch is reported", |lab| vswitch_pid(lab) != pid);
     }
     assert_eq!(lab.exec("a", &["ip", "-o", "addr", "show", "dev", "eth0"]), addresses, "the guest keeps its addresses");
     outages_ms.sort_unstable();

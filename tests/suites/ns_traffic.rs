@@ -1,28 +1,9 @@
 //! Guests' traffic over two hosts, on every rung, with one and with two workers; every payload compared by hash.
 
 use weft_tests::lab::{Lab, Setup, topology};
-use weft_tests::may_run;
 use weft_tests::traffic::{PORT, sink, socket, source, tcp, udp};
 
-macro_rules! matrix {
-    ($($name:ident = $index:literal;)+) => {$(
-        #[test]
-        fn $name() {
-            if may_run() {
-                everything_that_guests_send_arrives(Setup::MATRIX[$index]);
-            }
-        }
-    )+};
-}
-
-matrix! {
-    rung_single_one_worker = 0;
-    rung_single_two_workers = 1;
-    rung_batch_one_worker = 2;
-    rung_batch_two_workers = 3;
-    rung_segment_one_worker = 4;
-    rung_segment_two_workers = 5;
-}
+weft_tests::on_every_rung!(everything_that_guests_send_arrives);
 
 fn everything_that_guests_send_arrives(setup: Setup) {
     println!("rung {:?}, {} workers", setup.rung, setup.workers);
