@@ -1,7 +1,8 @@
 //! Front-ends of the long-running processes: options in, configuration out.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -134,8 +135,9 @@ pub fn agent(args: AgentArgs) -> Result<()> {
         }
     };
     let host = match &args.host {
-        Some(host) => host.clone(),
-        None => host_of(&args.pki)?,
+        // Without TLS there is no certificate; clap wants a name then.
+        Some(host) if args.insecure => host.clone(),
+        given => identity(&args.pki, given.as_deref(), weft_sys::clock::wall())?,
     };
     let config = weft_agent::Config {
         host,
@@ -158,20 +160,63 @@ pub fn vswitch(args: VswitchArgs) -> Result<()> {
     Ok(weft_vswitch::run(weft_vswitch::Config { control: args.control, workers: args.workers })?)
 }
 
-/// Who the certificate says this host is.
-fn host_of(dir: &std::path::Path) -> Result<String> {
+/// Who the certificate says this host is; another name given besides is refused, since the controller goes by the
+/// certificate. One that has ended is no reason not to start: the host goes on by the program it remembers.
+fn identity(dir: &Path, given: Option<&str>, now: SystemTime) -> Result<String> {
     let path = dir.join(pki::file::HOST);
     let certificates = pki::describe(dir).with_context(|| format!("cannot read {}", path.display()))?;
-    let names = certificates.into_iter().filter(|c| c.path == path).flat_map(|c| c.names);
-    let host = names.filter_map(|n| n.strip_prefix(pki::HOST_URI_PREFIX).map(str::to_owned)).next();
-    match host {
-        Some(host) => Ok(host),
-        None => bail!("no host's certificate at {}: make it with `weft host enroll NAME --out DIR`", path.display()),
+    let Some(certificate) = certificates.into_iter().find(|c| c.path == path) else {
+        bail!("no host's certificate at {}: make it with `weft host enroll NAME --out DIR`", path.display());
+    };
+    let Some(host) = certificate.names.iter().find_map(|name| name.strip_prefix(pki::HOST_URI_PREFIX)) else {
+        bail!("{} names no host: make another with `weft host enroll NAME --out DIR`", path.display());
+    };
+    if let Some(given) = given.filter(|given| *given != host) {
+        let dir = dir.display();
+        bail!(
+            "the certificate in {dir} is of host `{host}`, not `{given}`: leave out --host, or give that host's --pki"
+        );
     }
+    match certificate.days_left(now) {
+        _ if certificate.not_after <= now => tracing::error!(
+            "the certificate {} has ended: no controller takes it, make another with `weft host enroll {host}`",
+            path.display()
+        ),
+        days if days < WARN_DAYS => tracing::warn!(
+            "the certificate {} ends in {days} days: make another with `weft host enroll {host}`",
+            path.display()
+        ),
+        _ => {}
+    }
+    Ok(host.to_owned())
 }
+
+/// A certificate that ends sooner is worth a warning.
+const WARN_DAYS: u64 = 30;
 
 /// Logs go where a supervisor collects them; WEFT_LOG chooses what, as in `WEFT_LOG=debug`.
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_env("WEFT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::pki::{enroll_at, init_at};
+    use weft_sys::clock::wall;
+
+    #[test]
+    fn the_certificate_says_who_the_host_is_and_another_name_is_refused() {
+        let fabric = tempfile::tempdir().unwrap();
+        init_at(fabric.path(), &["127.0.0.1".into()]).unwrap();
+        let dir = fabric.path().join("h2");
+        enroll_at(fabric.path(), "h2", &dir).unwrap();
+        assert_eq!(identity(&dir, None, wall()).unwrap(), "h2");
+        assert_eq!(identity(&dir, Some("h2"), wall()).unwrap(), "h2");
+        let error = identity(&dir, Some("h1"), wall()).unwrap_err().to_string();
+        assert!(error.contains("is of host `h2`, not `h1`"), "{error}");
+        let later = wall() + pki::LEAF_VALIDITY * 2;
+        assert_eq!(identity(&dir, None, later).unwrap(), "h2", "a host goes on by what it remembers");
+    }
 }
