@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use weft_api::object::Kind;
 
 const EXAMPLES: &str = "\
 Try it on this machine, no configuration needed:
@@ -23,9 +24,9 @@ Manage a fabric:
 
 Exit codes:
   0  done
-  1  failed
+  1  failed; the controller, too, ends here when it or a host could not do it
   2  the command line was not understood
-  3  apply --wait: hosts did not acknowledge in time (they are named)
+  3  apply --wait: hosts did not acknowledge, or ports did not go live, in time (they are named)
   4  a lab's expectation was not met
   5  no controller or lab could be reached
   6  the API refused: the object is wrong, missing, or was changed meanwhile
@@ -138,7 +139,7 @@ pub struct ApplyArgs {
     /// Manifest, YAML or JSON, several documents or a list; `-` reads standard input
     #[arg(short, long, value_name = "FILE", required = true)]
     pub file: Vec<PathBuf>,
-    /// Wait until every host acknowledged it, at most this long
+    /// Wait until every host has it in force and no port is on its way, at most this long [default: 30s]
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "30s", value_parser = duration)]
     pub wait: Option<Duration>,
     /// Check it and say what would change, but change nothing
@@ -150,7 +151,8 @@ pub struct ApplyArgs {
 #[derive(Debug, Args)]
 pub struct GetArgs {
     /// tenant, network, subnet, port or host
-    pub kind: String,
+    #[arg(value_parser = kind)]
+    pub kind: Kind,
     /// Only this one
     pub name: Option<String>,
     /// Only of this tenant
@@ -162,8 +164,8 @@ pub struct GetArgs {
 #[derive(Debug, Args)]
 pub struct DeleteArgs {
     /// tenant, network, subnet, port or host
-    #[arg(required_unless_present = "file")]
-    pub kind: Option<String>,
+    #[arg(required_unless_present = "file", value_parser = kind)]
+    pub kind: Option<Kind>,
     /// Which
     #[arg(required_unless_present = "file")]
     pub name: Option<String>,
@@ -270,7 +272,7 @@ pub struct UpArgs {
     /// Do not apply the topology's manifests
     #[arg(long)]
     pub no_apply: bool,
-    /// How long hosts may take to have them in force
+    /// How long hosts may take to have them in force, and ports to go live
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub wait: Duration,
 }
@@ -348,6 +350,10 @@ pub struct LogsArgs {
     pub lines: usize,
 }
 
+fn kind(text: &str) -> Result<Kind, String> {
+    text.parse::<Kind>().map_err(|e| e.to_string())
+}
+
 /// Reads `250ms`, `30s`, `2m`, or a number of seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let bad = || format!("`{text}` is not a time: write it such as 500ms, 30s or 2m");
@@ -389,6 +395,15 @@ mod tests {
         let Command::Lab(LabCommand::Exec(exec)) = cli.command else { panic!("{cli:?}") };
         assert_eq!(exec.command, ["ping", "-o", "x"]);
         assert_eq!(cli.global.lab.as_deref(), Some("two-hosts"));
+    }
+
+    #[test]
+    fn an_unknown_kind_is_a_mistake_in_the_command_line() {
+        for words in [&["weft", "get", "wombat"][..], &["weft", "delete", "wombat", "x"]] {
+            let error = Cli::try_parse_from(words).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains("wombat"), "{error}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
@@ -22,7 +22,7 @@ use tokio_rustls::TlsConnector;
 use weft_api::report::Problem;
 
 use crate::args::Global;
-use crate::exit::{Refused, Unreachable};
+use crate::exit::{Refused, Unreachable, Usage};
 use crate::lab::keeper::API_SOCKET;
 use crate::lab::registry;
 
@@ -35,14 +35,23 @@ pub struct Client {
 
 #[derive(Clone)]
 enum Endpoint {
-    Unix(PathBuf),
-    Tls { host: String, port: u16, token: String, config: Arc<rustls::ClientConfig> },
+    Unix {
+        path: PathBuf,
+        /// The lab that it is in.
+        lab: Option<String>,
+    },
+    Tls {
+        host: String,
+        port: u16,
+        token: String,
+        config: Arc<rustls::ClientConfig>,
+    },
 }
 
 impl std::fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Unix { path, .. } => write!(f, "unix:{}", path.display()),
             // Without the token: nobody wants it in a log.
             Self::Tls { host, port, .. } => write!(f, "https://{host}:{port}"),
         }
@@ -68,7 +77,8 @@ impl Client {
 
     /// The controller of a lab.
     pub fn of_lab(lab: &registry::Lab) -> Self {
-        Self { endpoint: Endpoint::Unix(lab.path(API_SOCKET)), timeout: TIMEOUT }
+        let endpoint = Endpoint::Unix { path: lab.path(API_SOCKET), lab: Some(lab.name.clone()) };
+        Self { endpoint, timeout: TIMEOUT }
     }
 
     /// With this much time for an answer.
@@ -104,8 +114,9 @@ impl Client {
     async fn exchange(&self, method: Method, path: &str, kind: &str, body: String) -> Result<(StatusCode, Bytes)> {
         let mut request = Request::builder().method(method).uri(path).header(CONTENT_TYPE, kind);
         match &self.endpoint {
-            Endpoint::Unix(socket) => {
-                let stream = UnixStream::connect(socket).await.map_err(|e| unreachable_unix(socket, &e))?;
+            Endpoint::Unix { path: socket, lab } => {
+                let unreachable = |e| unreachable_unix(socket, lab.as_deref(), &e);
+                let stream = UnixStream::connect(socket).await.map_err(unreachable)?;
                 request = request.header(HOST, "weft");
                 send(stream, request.body(Full::from(body))?).await
             }
@@ -126,7 +137,7 @@ impl Client {
 impl Endpoint {
     fn of_this_host() -> Result<Self> {
         if Path::new(API_SOCKET).exists() {
-            return Ok(Self::Unix(API_SOCKET.into()));
+            return Ok(Self::Unix { path: API_SOCKET.into(), lab: None });
         }
         Err(Unreachable(format!(
             "no lab is running and this host has no controller at {API_SOCKET}: start a lab with `weft lab up FILE`, \
@@ -137,14 +148,15 @@ impl Endpoint {
 
     fn parse(url: &str, global: &Global) -> Result<Self> {
         if let Some(path) = url.strip_prefix("unix:") {
-            return Ok(Self::Unix(path.into()));
+            return Ok(Self::Unix { path: path.into(), lab: None });
         }
-        let uri: Uri = url.parse().with_context(|| format!("--api: `{url}` is no URL"))?;
+        let uri: Uri = url.parse().map_err(|e| Usage(format!("--api: `{url}` is no URL: {e}")))?;
         let (Some("https"), Some(host)) = (uri.scheme_str(), uri.host()) else {
-            bail!("--api: `{url}` is neither unix:PATH nor https://HOST:PORT");
+            return Err(Usage(format!("--api: `{url}` is neither unix:PATH nor https://HOST:PORT")).into());
         };
-        let Some(token_file) = &global.token_file else { bail!("https needs a token: give --token-file FILE") };
-        let Some(ca) = &global.ca else { bail!("https needs the fabric's CA: give --ca FILE") };
+        let missing = |what: &str| Usage(format!("https needs {what}"));
+        let token_file = global.token_file.as_ref().ok_or_else(|| missing("a token: give --token-file FILE"))?;
+        let ca = global.ca.as_ref().ok_or_else(|| missing("the fabric's CA: give --ca FILE"))?;
         let token = fs::read_to_string(token_file).with_context(|| format!("--token-file {}", token_file.display()))?;
         Ok(Self::Tls {
             host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
@@ -181,7 +193,13 @@ where
     Ok((status, body))
 }
 
-fn unreachable_unix(socket: &Path, error: &std::io::Error) -> Unreachable {
+fn unreachable_unix(socket: &Path, lab: Option<&str>, error: &std::io::Error) -> Unreachable {
+    if let Some(lab) = lab {
+        return Unreachable(format!(
+            "the controller of lab `{lab}` does not answer ({error}): see `weft --lab {lab} lab logs ctl`, and start it \
+             anew with `weft --lab {lab} lab restart controller`"
+        ));
+    }
     let fix = match error.kind() {
         std::io::ErrorKind::PermissionDenied => "only the user that runs the controller may use it",
         _ => "is the controller running?",
@@ -199,21 +217,48 @@ fn refusal(status: StatusCode, body: &[u8]) -> anyhow::Error {
     let Ok(problem) = serde_json::from_slice::<Problem>(body) else {
         let text = String::from_utf8_lossy(body);
         let text = if text.is_empty() { String::new() } else { format!(": {}", text.trim()) };
-        return Refused(format!("the API refused: {status}{text}")).into();
+        return failure(status, format!("the API refused: {status}{text}"));
     };
     let mut lines = vec![problem.detail];
     lines.extend(problem.errors.iter().map(|m| format!("  {m}")));
     let text = lines.join("\n");
-    // A host that is not connected, or does not answer in time, was not reached either.
-    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT) {
-        return Unreachable(text).into();
-    }
-    Refused(text).into()
+    failure(status, text)
+}
+
+/// A controller that answers was reached: what it could not do has failed, the rest is refused.
+fn failure(status: StatusCode, text: String) -> anyhow::Error {
+    if status.is_server_error() { anyhow!(text) } else { Refused(text).into() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::args::Cli;
+    use clap::Parser;
+
+    #[test]
+    fn a_controller_that_could_not_do_it_was_reached_nevertheless() {
+        for (status, refused) in [(507, false), (503, false), (409, true), (404, true)] {
+            let error = refusal(StatusCode::from_u16(status).unwrap(), b"{}");
+            assert_eq!((error.is::<Refused>(), error.is::<Unreachable>()), (refused, false), "{status}");
+        }
+    }
+
+    #[test]
+    fn an_api_of_another_scheme_is_a_mistake_in_the_command_line() {
+        for url in ["ftp://x", "http://x", "x", "https://x"] {
+            let cli = Cli::parse_from(["weft", "--api", url, "status"]);
+            let error = Endpoint::parse(url, &cli.global).unwrap_err();
+            assert!(error.is::<Usage>(), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_lab_without_its_controller_says_how_to_start_it() {
+        let error = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let text = unreachable_unix(Path::new("/x"), Some("t"), &error).to_string();
+        assert!(text.ends_with("`weft --lab t lab restart controller`"), "{text}");
+    }
 
     #[test]
     fn a_refusal_names_every_mistake() {

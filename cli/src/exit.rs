@@ -2,6 +2,11 @@
 
 use std::process::ExitCode;
 
+/// The command line is not what the command takes, beyond what its parser could see.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
 /// The controller or the lab cannot be reached.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -12,7 +17,7 @@ pub struct Unreachable(pub String);
 #[error("{0}")]
 pub struct Refused(pub String);
 
-/// Hosts did not acknowledge in time.
+/// Hosts did not acknowledge, or ports did not go live, in time.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Late(pub String);
@@ -46,6 +51,7 @@ pub fn code(error: &anyhow::Error) -> ExitCode {
         return ExitCode::from(*code);
     }
     let code = match error {
+        e if e.is::<Usage>() => 2,
         e if e.is::<Late>() => 3,
         e if e.is::<NotMet>() => 4,
         e if e.is::<Unreachable>() => 5,

@@ -102,7 +102,8 @@ fn percentile(sorted: &[u64], of: usize, percent: usize) -> Option<u64> {
     sorted.get(rank.checked_sub(1)?).copied()
 }
 
-/// What the agent said of the host's ports; one that it has not spoken of is waiting.
+/// What the agent said of the host's ports; one that it has not spoken of is on its way, or waits
+/// for the agent.
 fn ports(snapshot: &Snapshot, host: &Name, status: Option<&proto::Status>, connected: bool) -> Vec<PortStatus> {
     let said: BTreeMap<&str, &proto::PortStatus> =
         status.iter().flat_map(|s| &s.ports).map(|port| (port.name.as_str(), port)).collect();
@@ -112,7 +113,7 @@ fn ports(snapshot: &Snapshot, host: &Name, status: Option<&proto::Status>, conne
             let name = format!("{}/{}", port.tenant, port.name);
             let (state, reason) = match said.get(name.as_str()) {
                 Some(said) => (port_state(said.state()), said.reason.clone()),
-                None if connected => ("waiting", "its host is about to report it".to_owned()),
+                None if connected => ("dark", "its host is about to report it".to_owned()),
                 None => ("waiting", "its host is not connected: see whether its agent runs".to_owned()),
             };
             PortStatus { name, state: state.into(), reason }

@@ -1,13 +1,12 @@
 //! `weft lab`: builds labs, checks them, enters them, takes them down.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use serde::Serialize;
-use weft_api::report::FabricReport;
 
-use super::{block_on, objects, reports};
+use super::{block_on, live, objects, reports};
 use crate::args::{ExecArgs, Global, KeeperStep, LabCommand, LogsArgs, NameArg, RestartArgs, UpArgs};
 use crate::client::Client;
 use crate::exit::{NotMet, Passed};
@@ -18,10 +17,6 @@ use crate::lab::topology::Topology;
 use crate::lab::wire::{Info, LogTail, PlaceKind, Probe, Reply, Request, Setup, Sightings};
 use crate::lab::{exec, keeper};
 use crate::output::{Printer, Tone, Toned, count};
-
-/// How long ports may take to go live once every host has the manifests in force.
-const LIVE_TIMEOUT: Duration = Duration::from_secs(5);
-const LIVE_POLL: Duration = Duration::from_millis(25);
 
 /// Runs a subcommand of `weft lab`.
 pub fn run(command: LabCommand, global: &Global, printer: &Printer) -> Result<()> {
@@ -49,7 +44,7 @@ fn run_and_end(printer: &Printer, args: &UpArgs, lab: Option<&str>) -> Result<()
     printer.say(&format!("{}: {}", topology.name, topology.description))?;
     let begin = Instant::now();
     // The keeper ends together with this value, however this function is left.
-    let (builder, mut running) = build(args, topology.clone(), lab)?;
+    let (builder, mut running) = build(printer, args, topology.clone(), lab)?;
     let built = begin.elapsed();
     let outcomes = ask(&topology, &mut running)?;
     let checked = begin.elapsed();
@@ -91,7 +86,7 @@ fn next_steps(topology: &Topology, file: &Path) -> String {
 
 fn up(printer: &Printer, args: &UpArgs, lab: Option<&str>) -> Result<()> {
     let topology = start::read(&args.file)?;
-    let (builder, mut running) = build(args, topology, lab)?;
+    let (builder, mut running) = build(printer, args, topology, lab)?;
     let info = running.info()?;
     running.publish(&info)?;
     let name = running.name.clone();
@@ -102,7 +97,7 @@ fn up(printer: &Printer, args: &UpArgs, lab: Option<&str>) -> Result<()> {
 }
 
 /// A lab with its manifests in force.
-fn build(args: &UpArgs, topology: Topology, lab: Option<&str>) -> Result<(Builder, Lab)> {
+fn build(printer: &Printer, args: &UpArgs, topology: Topology, lab: Option<&str>) -> Result<(Builder, Lab)> {
     let manifests = serde_json::to_string(&topology.manifests)?;
     let name = args.name.as_deref().or(lab).unwrap_or(&topology.name).to_owned();
     let setup = Setup { name, topology, workers: args.workers, rung: args.rung };
@@ -114,26 +109,16 @@ fn build(args: &UpArgs, topology: Topology, lab: Option<&str>) -> Result<(Builde
     // Only now: an agent whose Host object is not there yet is refused, and comes back later than it need.
     builder.start_agents()?;
     if let Some(generation) = generation {
-        let in_force = block_on(async {
-            objects::await_generation(&client, generation, args.wait).await?;
-            await_live(&client).await
-        });
-        in_force.map_err(|error| with_logs(error, &mut running))?;
+        let waited = block_on(objects::await_all(&client, generation, args.wait));
+        let not_live = waited.map_err(|error| with_logs(error, &mut running))?.not_live;
+        if not_live.iter().any(|port| port.state == "failed") {
+            return Err(with_logs(anyhow!(live::describe(&not_live, printer)), &mut running));
+        }
+        if !not_live.is_empty() {
+            printer.say(&live::describe(&not_live, printer))?;
+        }
     }
     Ok((builder, running))
-}
-
-async fn await_live(client: &Client) -> Result<()> {
-    let deadline = Instant::now() + LIVE_TIMEOUT;
-    loop {
-        let report: FabricReport = client.get("/v1/status").await?;
-        let mut ports = report.hosts.iter().flat_map(|h| h.ports.iter().map(move |p| (h, p)));
-        let Some((host, port)) = ports.find(|(_, p)| p.state != "live") else { return Ok(()) };
-        if port.state == "failed" || Instant::now() > deadline {
-            bail!("port {} on {} is {}: {}", port.name, host.host, port.state, port.reason);
-        }
-        tokio::time::sleep(LIVE_POLL).await;
-    }
 }
 
 /// An error with the ends of the lab's logs, which are gone when the lab is.
@@ -226,16 +211,13 @@ fn logs(printer: &Printer, args: &LogsArgs, lab: Option<&str>) -> Result<()> {
 
 fn down(printer: &Printer, lab: Option<&str>) -> Result<()> {
     let running = registry::names()?;
-    let gone = match lab {
-        Some(name) => !running.iter().any(|n| n == name),
-        None => running.is_empty(),
-    };
-    if gone {
+    if running.is_empty() && lab.is_none() {
         // Asking for what is already so is no error; a killed lab's leftovers are removed nevertheless.
         registry::sweep()?;
-        return printer.say("no such lab is running");
+        return printer.say("no lab is running");
     }
-    let mut lab = registry::connect(lab)?;
+    let name = to_take_down(lab, &running, is_held)?;
+    let mut lab = registry::connect(Some(&name))?;
     let keeper = weft_sys::process::open_pid(lab.keeper_pid)?;
     lab.ask(&Request::Down)?;
     if !weft_sys::process::wait_exit(&keeper, Some(start::END_TIMEOUT))? {
@@ -245,12 +227,37 @@ fn down(printer: &Printer, lab: Option<&str>) -> Result<()> {
     printer.say(&format!("lab `{}` is down", lab.name))
 }
 
+/// Which lab is meant: the named one, or the only one that nobody else is at work with.
+fn to_take_down(named: Option<&str>, running: &[String], held: impl Fn(&str) -> bool) -> Result<String> {
+    if let Some(name) = named {
+        return match running {
+            [] => bail!("no lab `{name}`: none is running"),
+            _ if running.iter().any(|n| n == name) => Ok(name.to_owned()),
+            _ => bail!("no lab `{name}`: running are {}", running.join(", ")),
+        };
+    }
+    let free: Vec<&String> = running.iter().filter(|name| !held(name)).collect();
+    match free.as_slice() {
+        [only] => Ok((*only).clone()),
+        [] => bail!("whoever builds or runs {} takes it down: give the name to do it all the same", running.join(", ")),
+        _ => bail!("which lab? Running are {}", running.join(", ")),
+    }
+}
+
+/// Whether another process builds or runs it at the moment; one that cannot say is not set up yet.
+fn is_held(name: &str) -> bool {
+    registry::connect(Some(name)).and_then(|mut lab| lab.info()).map_or(true, |info| info.held)
+}
+
 /// A lab in `weft lab ls`.
 #[derive(Debug, Serialize)]
 struct Listed {
     name: String,
     keeper_pid: u32,
     ready: bool,
+    /// Controller, agents and vswitches: those that run, and those that should.
+    daemons: usize,
+    daemons_expected: usize,
     topology: String,
     /// Everything that has a network namespace, with the processes in it; ids are those that the caller sees.
     places: Vec<ListedPlace>,
@@ -286,8 +293,13 @@ fn ls(printer: &Printer) -> Result<()> {
     printer.print(&labs, |p| {
         let rows = labs.iter().map(|lab| {
             let of = |kind| lab.places.iter().filter(|p| p.kind == kind).count();
-            let processes: usize = lab.places.iter().map(|p| p.processes.len()).sum();
-            let state = if lab.ready { Toned(Tone::Good, "up".into()) } else { Toned(Tone::Warn, "starting".into()) };
+            let (running, expected) = (lab.daemons, lab.daemons_expected);
+            let daemons = if running == expected { running.to_string() } else { format!("{running} of {expected}") };
+            let state = match lab.ready {
+                false => Toned(Tone::Warn, "starting".into()),
+                true if running < expected => Toned(Tone::Bad, "broken".into()),
+                true => Toned(Tone::Good, "up".into()),
+            };
             [
                 lab.name.as_str().into(),
                 state,
@@ -295,10 +307,10 @@ fn ls(printer: &Printer) -> Result<()> {
                 lab.keeper_pid.to_string().into(),
                 count(of(PlaceKind::Host), "host").into(),
                 count(of(PlaceKind::Guest), "guest").into(),
-                processes.to_string().into(),
+                daemons.into(),
             ]
         });
-        p.table(&["LAB", "STATE", "TOPOLOGY", "KEEPER", "HOSTS", "GUESTS", "PROCESSES"], rows)
+        p.table(&["LAB", "STATE", "TOPOLOGY", "KEEPER", "HOSTS", "GUESTS", "DAEMONS"], rows)
     })
 }
 
@@ -309,15 +321,45 @@ fn listed(lab: &Lab, info: Info) -> Listed {
         let process = |(pid, command): (u32, String)| ListedProcess { pid, role: role(&command), command };
         ListedPlace { name: namespace.name, kind: namespace.kind, processes: here.into_iter().map(process).collect() }
     };
-    let places = info.namespaces.into_iter().map(place).collect();
-    Listed { name: info.name, keeper_pid: lab.keeper_pid, ready: info.ready, topology: info.topology.name, places }
+    // Each agent keeps a vswitch.
+    let agents = info.processes.iter().filter(|p| p.role == "agent").count();
+    let places: Vec<ListedPlace> = info.namespaces.into_iter().map(place).collect();
+    let roles = places.iter().flat_map(|p| &p.processes).map(|p| p.role.as_str());
+    Listed {
+        name: info.name,
+        keeper_pid: lab.keeper_pid,
+        ready: info.ready,
+        daemons: roles.filter(|role| DAEMONS.contains(role)).count(),
+        daemons_expected: info.processes.len() + agents,
+        topology: info.topology.name,
+        places,
+    }
 }
+
+const DAEMONS: [&str; 3] = ["controller", "agent", "vswitch"];
 
 fn role(command: &str) -> String {
     let mut words = command.split(' ');
     let program = words.next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
     match words.next() {
-        Some(role @ ("controller" | "agent" | "vswitch")) => role.to_owned(),
+        Some(role) if DAEMONS.contains(&role) => role.to_owned(),
         _ => program.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lab_that_somebody_else_holds_is_taken_down_by_its_name_only() {
+        let labs = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let held = |name: &str| name == "theirs";
+        let meant = |named, running: &[&str]| to_take_down(named, &labs(running), held).map_err(|e| e.to_string());
+        assert_eq!(meant(None, &["mine", "theirs"]), Ok("mine".into()));
+        assert_eq!(meant(Some("theirs"), &["mine", "theirs"]), Ok("theirs".into()));
+        assert!(meant(None, &["theirs"]).unwrap_err().contains("theirs takes it down"));
+        assert_eq!(meant(None, &["a", "b"]), Err("which lab? Running are a, b".into()));
+        assert_eq!(meant(Some("c"), &["a", "b"]), Err("no lab `c`: running are a, b".into()));
     }
 }

@@ -2,6 +2,7 @@
 //! theirs.
 
 pub mod lab;
+pub mod live;
 pub mod objects;
 pub mod pki;
 pub mod process;

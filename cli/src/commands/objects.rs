@@ -5,15 +5,17 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use serde::Serialize;
 use serde_json::Value;
 use weft_api::object::Kind;
 use weft_api::report::{ApplyReport, ApplyStatus, ChangeKind};
 
 use super::block_on;
+use super::live::{self, Unlit};
 use crate::args::{ApplyArgs, DeleteArgs, GetArgs};
 use crate::client::Client;
-use crate::exit::{Late, Refused};
+use crate::exit::{Late, Refused, Usage};
 use crate::output::{Printer, Tone, ago, count};
 
 /// How long the controller is asked to wait at once; less than the client waits for an answer.
@@ -31,13 +33,35 @@ pub fn apply(client: &Client, printer: &Printer, args: &ApplyArgs) -> Result<()>
         return printer.print(&applied, |_| describe(&applied));
     };
     printer.say(&describe(&applied))?;
-    let status = block_on(await_generation(client, applied.generation, wait))?;
-    printer.print(&status, |p| p.paint(Tone::Good, &in_force(&status)))
+    let waited = block_on(await_all(client, applied.generation, wait))?;
+    printer.print(&waited, |p| {
+        let rest = live::describe(&waited.not_live, p);
+        let gap = if rest.is_empty() { "" } else { "\n" };
+        format!("{}{gap}{rest}", p.paint(Tone::Good, &in_force(&waited.status)))
+    })
+}
+
+/// What stands once an apply was waited for.
+#[derive(Debug, Serialize)]
+pub struct Waited {
+    /// How far the generation got.
+    #[serde(flatten)]
+    pub status: ApplyStatus,
+    /// Ports of connected hosts that wait for something, or failed.
+    pub not_live: Vec<Unlit>,
+}
+
+/// Waits until every host acknowledged a generation and no port is merely on its way, within one bound.
+pub async fn await_all(client: &Client, generation: u64, wait: Duration) -> Result<Waited> {
+    let deadline = Instant::now() + wait;
+    let status = await_generation(client, generation, wait).await?;
+    let not_live = live::await_ports(client, deadline, wait).await?;
+    Ok(Waited { status, not_live })
 }
 
 /// `weft get`.
 pub fn get(client: &Client, printer: &Printer, args: &GetArgs) -> Result<()> {
-    let kind: Kind = args.kind.parse()?;
+    let kind = args.kind;
     let mut objects: Vec<Value> = block_on(client.get(&list_path(kind, args.tenant.as_deref())))?;
     objects.retain(|o| args.name.as_ref().is_none_or(|name| o["name"].as_str() == Some(name)));
     if let (Some(name), true) = (&args.name, objects.is_empty()) {
@@ -55,14 +79,14 @@ pub fn delete(client: &Client, printer: &Printer, args: &DeleteArgs) -> Result<(
             block_on(client.post::<ApplyReport>("/v1/delete", YAML, text))?
         }
         (None, Some(kind), Some(name)) => {
-            let kind: Kind = kind.parse()?;
+            let kind = *kind;
             if kind.is_scoped() && args.tenant.is_none() {
-                bail!("whose {}? Name the tenant with --tenant", kind.word());
+                return Err(Usage(format!("whose {}? Name the tenant with --tenant", kind.word())).into());
             }
             let path = list_path(kind, args.tenant.as_deref().filter(|_| kind.is_scoped()));
             block_on(client.delete::<ApplyReport>(&format!("{path}/{name}")))?
         }
-        (None, ..) => bail!("delete what? Give KIND and NAME, or -f FILE"),
+        (None, ..) => return Err(Usage("delete what? Give KIND and NAME, or -f FILE".into()).into()),
     };
     printer.print(&applied, |_| describe(&applied))
 }
@@ -74,7 +98,7 @@ pub async fn put(client: &Client, text: &str, dry_run: bool) -> Result<ApplyRepo
 }
 
 /// Waits until every host acknowledged a generation; names those that did not.
-pub async fn await_generation(client: &Client, generation: u64, wait: Duration) -> Result<ApplyStatus> {
+async fn await_generation(client: &Client, generation: u64, wait: Duration) -> Result<ApplyStatus> {
     let deadline = Instant::now() + wait;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());

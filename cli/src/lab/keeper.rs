@@ -43,6 +43,7 @@ struct Keeper {
     places: Arc<Places>,
     processes: &'static Processes,
     ready: AtomicBool,
+    held: AtomicBool,
 }
 
 /// First step: makes the namespaces and starts the second step in them.
@@ -86,8 +87,9 @@ pub fn init() -> Result<()> {
             },
             (Request::Setup(_), Some(_)) => failed(&anyhow::anyhow!("the lab is set up already")),
             (_, None) => failed(&anyhow::anyhow!("the lab is not set up yet")),
-            (Request::Detach, Some(_)) => {
+            (Request::Detach, Some(keeper)) => {
                 detached = true;
+                keeper.held.store(false, Ordering::Release);
                 Reply::Done
             }
             (request, Some(keeper)) => keeper.answer(request),
@@ -143,7 +145,7 @@ impl Keeper {
     fn build(setup: Setup, processes: &'static Processes) -> Result<Self> {
         own_files()?;
         let places = Arc::new(Places::build(&setup.topology)?);
-        let keeper = Self { setup, places, processes, ready: AtomicBool::new(false) };
+        let keeper = Self { setup, places, processes, ready: AtomicBool::new(false), held: AtomicBool::new(true) };
         keeper.watch_guests()?;
         keeper.start_controller()?;
         Ok(keeper)
@@ -176,6 +178,7 @@ impl Keeper {
             name: self.setup.name.clone(),
             topology: self.setup.topology.clone(),
             ready: self.ready.load(Ordering::Acquire),
+            held: self.held.load(Ordering::Acquire),
             namespaces: self.places.infos(),
             processes: self.processes.infos(),
         }

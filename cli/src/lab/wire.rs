@@ -89,6 +89,8 @@ pub struct Info {
     pub topology: Topology,
     /// Whether all of it stands.
     pub ready: bool,
+    /// Whether who built it still holds it, and takes it down.
+    pub held: bool,
     /// Its network namespaces.
     pub namespaces: Vec<NamespaceInfo>,
     /// Processes that the keeper started.
