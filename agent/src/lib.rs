@@ -1,6 +1,6 @@
 //! The agent: what runs on every host between the controller and the vswitch.
 //!
-//! [`core`] decides and does no I/O; [`hands`] opens devices and speaks with the vswitch; [`run`] puts a clock, a network
+//! [`core`] decides and does no I/O; [`hands`] opens devices and speaks with the vswitch; [`run()`] puts a clock, a network
 //! and signals around them. The agent is the only privileged process of a host, and invents no policy: it lowers the
 //! program that the controller compiled, and keeps the last one for the time without a controller.
 

@@ -1,7 +1,7 @@
 //! Data plane: ports, workers, caches, tables, maps, counters.
 //!
 //! Two halves: what is decided about a frame (tables, maps, caches), and what carries it (ports, underlay, workers).
-//! They meet in [`verdict::Verdict`]. [`run`] is the process; [`Inline`] is the same vswitch without threads or sockets.
+//! They meet in [`verdict::Verdict`]. [`run()`] is the process; [`Inline`] is the same vswitch without threads or sockets.
 
 pub mod cache;
 pub mod classifier;

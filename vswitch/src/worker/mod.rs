@@ -1,6 +1,6 @@
 //! A worker: takes bursts of frames from its queues and carries each to its end.
 //!
-//! The path of a frame: [`Worker::round`] -> `receive_*` -> [`Datapath::forward`] (parse, classify) ->
+//! The path of a frame: [`Worker::round`] -> `receive_*` -> `Datapath::forward` (parse, classify) ->
 //! `Outputs::execute` -> `Outputs::flush`. Run to completion: nothing is left over when a round ends, so every command
 //! between two rounds meets a worker at rest. One snapshot of the tables per round.
 
