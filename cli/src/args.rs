@@ -1,9 +1,10 @@
 //! The command line, as clap sees it.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use weft_api::object::Kind;
 
@@ -151,7 +152,7 @@ pub struct ApplyArgs {
 #[derive(Debug, Args)]
 pub struct GetArgs {
     /// tenant, network, subnet, port or host
-    #[arg(value_parser = kind)]
+    #[arg(value_parser = KindParser, hide_possible_values = true)]
     pub kind: Kind,
     /// Only this one
     pub name: Option<String>,
@@ -164,7 +165,7 @@ pub struct GetArgs {
 #[derive(Debug, Args)]
 pub struct DeleteArgs {
     /// tenant, network, subnet, port or host
-    #[arg(required_unless_present = "file", value_parser = kind)]
+    #[arg(required_unless_present = "file", value_parser = KindParser, hide_possible_values = true)]
     pub kind: Option<Kind>,
     /// Which
     #[arg(required_unless_present = "file")]
@@ -235,7 +236,7 @@ pub enum LabCommand {
     Ls,
     /// Print the logs of a lab's processes
     Logs(LogsArgs),
-    /// Take a lab down
+    /// Take a lab down; one that another process builds or runs at the moment only by its name
     Down(NameArg),
     /// The process that holds a lab
     #[command(hide = true)]
@@ -350,8 +351,20 @@ pub struct LogsArgs {
     pub lines: usize,
 }
 
-fn kind(text: &str) -> Result<Kind, String> {
-    text.parse::<Kind>().map_err(|e| e.to_string())
+/// Reads a kind as a person types it, and lists the kinds for completion.
+#[derive(Debug, Clone)]
+struct KindParser;
+
+impl TypedValueParser for KindParser {
+    type Value = Kind;
+
+    fn parse_ref(&self, command: &clap::Command, arg: Option<&clap::Arg>, value: &OsStr) -> Result<Kind, clap::Error> {
+        StringValueParser::new().try_map(|text| text.parse::<Kind>()).parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(Kind::ALL.into_iter().map(|kind| PossibleValue::new(kind.word()))))
+    }
 }
 
 /// Reads `250ms`, `30s`, `2m`, or a number of seconds.
