@@ -173,7 +173,7 @@ impl Labels {
             *sums.entry((drop.reason, drop.source, drop.owner.as_str())).or_default() += drop.frames;
         }
         let report = |((reason, source, owner), frames)| {
-            let port = if let DropSource::Port(id) = source { Some(self.port(id)) } else { None };
+            let port = if let DropSource::Port(id) = source { self.ports.get(&id).cloned() } else { None };
             drop_report(reason, port, self.drop_source(source), owner, frames)
         };
         let mut reports: Vec<_> = sums.into_iter().map(report).collect();
@@ -183,7 +183,10 @@ impl Labels {
 
     fn drop_source(&self, source: DropSource) -> String {
         match source {
+            DropSource::Port(id) if !self.ports.contains_key(&id) => format!("a former port ({id})"),
             DropSource::Port(id) => format!("port {}", self.port(id)),
+            // Counters outlive the program that had a name for it.
+            DropSource::Remote(id) if !self.remotes.contains_key(&id) => format!("a former host ({id})"),
             DropSource::Remote(id) => format!("host {}", self.remote(id)),
             DropSource::Address(addr) => format!("underlay {addr}"),
             DropSource::Underlay => "underlay".into(),
@@ -303,8 +306,10 @@ mod tests {
     }
 
     #[test]
-    fn drops_are_summed_by_reason_port_and_rule() {
+    fn drops_are_summed_by_reason_source_and_rule() {
         let (labels, port) = labels();
+        let remote = *labels.remotes.keys().next().unwrap();
+        let gone = format!("a former host ({})", RemoteId(77));
         let drop = |source, owner: &str, frames| message::DropReport {
             source,
             reason: DropReason::Policy,
@@ -315,6 +320,8 @@ mod tests {
             drop(DropSource::Port(port), "rule one", 1),
             drop(DropSource::Port(port), "rule two", 2),
             drop(DropSource::Port(port), "rule one", 3),
+            drop(DropSource::Remote(remote), "", 11),
+            drop(DropSource::Remote(RemoteId(77)), "", 10),
             drop(DropSource::Address([192, 0, 2, 77].into()), "", 9),
             drop(DropSource::Underlay, "", 5),
             drop(DropSource::Own, "", 0),
@@ -322,10 +329,16 @@ mod tests {
         let reports = labels.drop_reports(&message::LedgerReport { drops, ..message::LedgerReport::default() });
         let got: Vec<_> = reports.iter().map(|r| (r.source.as_str(), r.owner.as_str(), r.frames)).collect();
         let port = "port red/a";
-        let expected =
-            [("underlay 192.0.2.77", "", 9), ("underlay", "", 5), (port, "rule one", 4), (port, "rule two", 2)];
+        let expected = [
+            ("host h2", "", 11),
+            (gone.as_str(), "", 10),
+            ("underlay 192.0.2.77", "", 9),
+            ("underlay", "", 5),
+            (port, "rule one", 4),
+            (port, "rule two", 2),
+        ];
         assert_eq!(got, expected);
-        assert_eq!(reports[2].port.as_deref(), Some("red/a"));
+        assert_eq!(reports[4].port.as_deref(), Some("red/a"));
     }
 
     #[test]
