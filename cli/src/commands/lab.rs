@@ -255,6 +255,8 @@ struct Listed {
     name: String,
     keeper_pid: u32,
     ready: bool,
+    /// Whether another process builds or runs it at the moment, and takes it down.
+    held: bool,
     /// Controller, agents and vswitches: those that run, and those that should.
     daemons: usize,
     daemons_expected: usize,
@@ -329,6 +331,7 @@ fn listed(lab: &Lab, info: Info) -> Listed {
         name: info.name,
         keeper_pid: lab.keeper_pid,
         ready: info.ready,
+        held: info.held,
         daemons: roles.filter(|role| DAEMONS.contains(role)).count(),
         daemons_expected: info.processes.len() + agents,
         topology: info.topology.name,
