@@ -101,6 +101,8 @@ pub struct Vni(core::num::NonZeroU32);
 impl Vni {
     /// The largest legal value.
     pub const MAX: u32 = 0xff_ffff;
+    /// Reserved in every fabric for probes between hosts; no network has it and nothing in it is ever bridged.
+    pub const PROBE: Self = Self(core::num::NonZeroU32::MIN.saturating_add(Self::MAX - 1));
 
     /// Checks the range.
     pub const fn new(value: u32) -> Result<Self, InvalidVni> {

@@ -203,6 +203,19 @@ pub struct Status {
     pub rung: Option<Rung>,
     /// Rungs not taken, with the reason.
     pub rungs_not_taken: Vec<(Rung, String)>,
+    /// The rung that probes allow towards each remote; the lower of it and `rung` is in use.
+    pub remote_rungs: Vec<RemoteRung>,
+}
+
+/// The way to one remote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteRung {
+    /// The remote.
+    pub remote: RemoteId,
+    /// The best rung that a probe came through on.
+    pub rung: Rung,
+    /// Why no better one; empty when there is none.
+    pub reason: String,
 }
 
 /// A rule and what it did.

@@ -214,8 +214,13 @@ impl<F: Fleet> Control<F> {
         answers
     }
 
-    fn apply(&self, bundle: &Bundle) -> Result<Response, Vec<RefuseReason>> {
+    fn apply(&mut self, bundle: &Bundle) -> Result<Response, Vec<RefuseReason>> {
+        let endpoints = self.publisher.current().endpoints_version();
         match self.publisher.apply(bundle, IN_FORCE_MAX) {
+            Ok(_) if self.publisher.current().endpoints_version() != endpoints => {
+                // New remotes are probed before the first frame goes there.
+                self.tell(&Command::LookAtTables).map(|()| Response::Done).map_err(|reason| vec![reason])
+            }
             Ok(_) => Ok(Response::Done),
             Err(PublishError::Refused(reasons)) => Err(reasons.into_iter().map(RefuseReason::Bundle).collect()),
             Err(error) => Err(vec![unusable(error.to_string())]),
@@ -233,6 +238,7 @@ impl<F: Fleet> Control<F> {
             pid: std::process::id(),
             rung,
             rungs_not_taken,
+            remote_rungs: self.underlay.as_ref().map(|underlay| underlay.remote_rungs()).unwrap_or_default(),
         })
     }
 

@@ -15,7 +15,7 @@ use weft_vtep::mtu::{self, AnswerLimiter, Fit};
 
 use crate::egress;
 use crate::execute::{Flight, Outputs};
-use crate::underlay::Departure;
+use crate::underlay::{Departure, Joins};
 use crate::worker::Origin;
 
 /// The way to a remote, for one frame and all that is cut from it.
@@ -29,6 +29,13 @@ struct Way {
     whole: bool,
 }
 
+impl Way {
+    const fn departure(self, frame: Frame, tos: u8, cut: Option<u16>) -> Departure {
+        let joins = if self.whole { Joins::May } else { Joins::Never };
+        Departure { frame, source: self.source, to: self.to, tos, vni: self.vni, cut, joins }
+    }
+}
+
 impl Outputs {
     /// Sends a frame to a remote.
     pub(crate) fn tunnel(&mut self, flight: Flight<'_>, remote: RemoteId, vni: Vni, source: DropSource, frame: Frame) {
@@ -40,7 +47,7 @@ impl Outputs {
             vni,
             socket: tunnel.socket(flight.key),
             source,
-            whole: tunnel.sends_segments(),
+            whole: tunnel.sends_segments(remote.id),
         };
         let size = frame.offload.gso.map_or(0, |gso| gso.size);
         match mtu::fit(&frame, tunnel.inner_mtu()) {
@@ -59,8 +66,7 @@ impl Outputs {
         }
         if way.whole {
             let tos = ecn::outer_tos(frame.bytes(), Dscp::Copy);
-            return self
-                .queue(way, Departure { frame, source: way.source, to: way.to, tos, vni: way.vni, cut: Some(size) });
+            return self.queue(way, way.departure(frame, tos, Some(size)));
         }
         let mut pieces = std::mem::take(&mut self.pieces);
         match egress::segment(frame, size, &mut self.pool, &mut self.counters, &mut pieces) {
@@ -76,7 +82,7 @@ impl Outputs {
         }
         let tos = ecn::outer_tos(frame.bytes(), Dscp::Copy);
         encap::encap(&mut frame, way.vni);
-        self.queue(way, Departure { frame, source: way.source, to: way.to, tos, vni: way.vni, cut: None });
+        self.queue(way, way.departure(frame, tos, None));
     }
 
     fn queue(&mut self, way: Way, departure: Departure) {

@@ -119,6 +119,9 @@ impl Iterator for Packets<'_> {
 impl Packets<'_> {
     fn packet(&self, range: Range<usize>) -> Result<Packet, DropReason> {
         let vni = VxlanView::parse(&self.datagram.payload[range.clone()])?.vni();
+        if vni == Vni::PROBE {
+            return self.probe(range);
+        }
         let admitted = self.admission.admit(self.datagram.source, vni, self.now)?;
         let inner = range.start + HEADER_LEN..range.end;
         let frame = &self.datagram.payload[inner.clone()];
@@ -127,6 +130,18 @@ impl Packets<'_> {
         let (offload, len) = classify(frame, admitted.mtu, self.inner_size);
         let range = inner.start..inner.start + len;
         Ok(Packet { remote: admitted.remote, kind: admitted.kind, vni, range, offload, tos })
+    }
+
+    /// A packet of the probe VNI, from whoever may send one. It is no guest's frame: nothing in it is looked at here.
+    fn probe(&self, range: Range<usize>) -> Result<Packet, DropReason> {
+        match self.admission.remote(self.datagram.source) {
+            Some((remote, kind @ RemoteKind::Weft)) => {
+                let range = range.start + HEADER_LEN..range.end;
+                Ok(Packet { remote, kind, vni: Vni::PROBE, range, offload: Offload::default(), tos: None })
+            }
+            Some((_, RemoteKind::Legacy)) => Err(DropReason::ProbeRefused),
+            None => Err(DropReason::RemoteUnknown),
+        }
     }
 }
 
@@ -325,6 +340,19 @@ mod tests {
         let packets = decapped(datagram(&vxlan(sent.bytes()), Some(1200)));
         assert_eq!(packets.len(), 1);
         assert_eq!(packets[0].as_ref().unwrap().offload, sent.offload);
+    }
+
+    #[test]
+    fn probes_come_in_from_weft_remotes_only_whatever_they_host() {
+        let payload = [&[8, 0, 0, 0, 0xff, 0xff, 0xff, 0], &[0; 40][..]].concat();
+        let stranger = Datagram { source: [192, 0, 2, 99].into(), ..datagram(&payload, None) };
+        assert_eq!(decapped(stranger), [Err(DropReason::RemoteUnknown)]);
+        assert_eq!(decapped(datagram(&payload, None)), [Err(DropReason::ProbeRefused)], "a legacy remote");
+        let mut admission = admission();
+        let weft = RemoteVtep { id: 9, addr: source(), kind: RemoteKind::Weft, vnis: Vec::new() };
+        admission.put(&weft, Instant::now());
+        let packet = decap(datagram(&payload, None), &admission, Instant::now()).next().unwrap().unwrap();
+        assert_eq!((packet.remote, packet.vni, packet.range), (9, Vni::PROBE, 8..48));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! plain frame, or [`plan::Plan`] cuts a super-frame into blocks for UDP_SEGMENT; [`ecn::outer_tos`] is its outer TOS
 //! and [`encap::Entropy`] picks its socket. Receiving: [`decap::decap`] splits a datagram into admitted packets, and
 //! [`coalesce::Coalescer`] puts packets of one flow together again. The outer IP and UDP headers are the kernel's.
+//! [`probe::Prober`] finds out which remotes receive the segments of one send intact.
 
 pub mod admission;
 pub mod coalesce;
@@ -12,6 +13,8 @@ pub mod ecn;
 pub mod encap;
 pub mod mtu;
 pub mod plan;
+pub mod probe;
+pub mod probe_packet;
 
 #[cfg(test)]
 mod testing;

@@ -14,6 +14,8 @@ use weft_vtep::admission::{Admission, RemoteKind, RemoteVtep};
 use weft_vtep::coalesce::Coalescer;
 use weft_vtep::decap::{Datagram, Packet, classify, decap};
 use weft_vtep::plan::Plan;
+use weft_vtep::probe::Prober;
+use weft_vtep::probe_packet::{Kind, Probe};
 use weft_vtep::{ecn, encap, mtu};
 
 const MUTATIONS: usize = 1_000_000;
@@ -46,6 +48,19 @@ entries! {
     fit ["mtu::fit"] => |world, bytes| world.with_frame(bytes, |_, frame| {
         black_box(mtu::fit(frame, 100));
     });
+    parse_probe ["probe_packet::parse", "probe::receive"] => |world, bytes| {
+        world.rounds += 1;
+        let probe = Probe { kind: Kind::Segment, index: (world.rounds % 9) as u8, count: 9, nonce: 7, intact: 0 };
+        let mut frame = probe.emit(bytes.len().min(120));
+        let at = bytes.first().map_or(0, |byte| usize::from(*byte)) % frame.len();
+        frame[at] ^= bytes.last().copied().unwrap_or(0);
+        let now = world.now + Duration::from_millis(world.rounds as u64);
+        for frame in [bytes, &frame] {
+            let mut out = Vec::new();
+            let _ = black_box((Probe::parse(frame), world.prober.receive(1, frame, now, &mut out)));
+            assert!(out.len() <= 1, "at most one answer");
+        }
+    };
     push_header ["encap::encap"] => |world, bytes| world.with_frame(bytes, |_, frame| {
         encap::encap(frame, vni());
         frame.pull_front(8);
@@ -105,6 +120,7 @@ struct World {
     pool: FramePool,
     coalescer: Coalescer,
     plan: Plan,
+    prober: Prober,
     rounds: usize,
 }
 
@@ -115,7 +131,9 @@ impl World {
         admission.set_segments([(vni(), 200)]);
         admission.put(&RemoteVtep { id: 1, addr: source(), kind: RemoteKind::Weft, vnis: vec![vni()] }, now);
         let (pool, coalescer) = (FramePool::new(64), Coalescer::new(true));
-        Self { admission, now, pool, coalescer, plan: Plan::default(), rounds: 0 }
+        let mut prober = Prober::new(true, 1);
+        prober.set_remotes([(1, RemoteKind::Weft, source())], now);
+        Self { admission, now, pool, coalescer, plan: Plan::default(), prober, rounds: 0 }
     }
 
     fn receive(&mut self, payload: &[u8]) {

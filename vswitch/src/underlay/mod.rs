@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use weft_packet::{FlowKey, Frame, Vni, flow_hash};
-use weft_program::message::{DropSource, Rung, Underlay};
+use weft_program::message::{DropSource, RemoteRung, Rung, Underlay};
 use weft_program::{RemoteId, RemoteKind};
 use weft_sys::udp;
 use weft_vtep::admission::{self, Admission, RemoteVtep};
@@ -21,6 +21,7 @@ use weft_vtep::mtu;
 use crate::tables::Tables;
 
 mod ladder;
+pub(crate) mod probes;
 mod receive;
 mod send;
 
@@ -34,6 +35,7 @@ pub struct AttachedUnderlay {
     sockets: Sockets,
     /// Rungs that the sockets refused from the start.
     refused: Vec<(Rung, String)>,
+    probes: probes::Probes,
 }
 
 #[derive(Debug)]
@@ -68,6 +70,8 @@ struct Queues {
     len_max: usize,
     /// Messages with UDP_SEGMENT that are taken before they are refused.
     segments: u64,
+    /// The last packet of each message with UDP_SEGMENT arrives changed.
+    breaks_segments: bool,
 }
 
 /// One worker's tunnel endpoint.
@@ -81,6 +85,7 @@ pub(crate) struct Tunnel {
     receiver: receive::Receiver,
     sender: send::Sender,
     ladder: ladder::Ladder,
+    prober: probes::WorkerProbes,
 }
 
 /// A frame on its way to a remote.
@@ -94,6 +99,18 @@ pub(crate) struct Departure {
     pub(crate) vni: Vni,
     /// Payload bytes of the segments that a super-frame is cut into.
     pub(crate) cut: Option<u16>,
+    pub(crate) joins: Joins,
+}
+
+/// Whether a frame may share a message with others to the same remote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Joins {
+    /// It goes alone: its remote does not take segments.
+    Never,
+    /// As the sockets allow.
+    May,
+    /// It is part of a probe of just that: alone it would prove nothing.
+    Must,
 }
 
 impl AttachedUnderlay {
@@ -106,16 +123,18 @@ impl AttachedUnderlay {
                 refused = vec![(Rung::Segment, format!("UDP_GRO: {error}"))];
             }
         }
-        Self { mtu: AtomicU16::new(config.mtu), config, sockets: Sockets::Udp { rx: fds, tx }, refused }
+        let probes = probes::Probes::new(config.rung);
+        Self { mtu: AtomicU16::new(config.mtu), config, sockets: Sockets::Udp { rx: fds, tx }, refused, probes }
     }
 
     /// An underlay without a kernel, with queues of `len_max` datagrams.
     pub fn in_memory(config: Underlay, len_max: usize) -> (Self, UnderlayEnd) {
         let (incoming, outgoing) = (VecDeque::new(), VecDeque::new());
-        let queues = Arc::new(Mutex::new(Queues { incoming, outgoing, len_max, segments: u64::MAX }));
+        let queues =
+            Arc::new(Mutex::new(Queues { incoming, outgoing, len_max, segments: u64::MAX, breaks_segments: false }));
         let end = UnderlayEnd { queues: queues.clone() };
-        let mtu = AtomicU16::new(config.mtu);
-        (Self { config, mtu, sockets: Sockets::Memory(queues), refused: Vec::new() }, end)
+        let (mtu, probes) = (AtomicU16::new(config.mtu), probes::Probes::new(config.rung));
+        (Self { config, mtu, sockets: Sockets::Memory(queues), refused: Vec::new(), probes }, end)
     }
 
     /// As the agent described it, with what it said of the MTU since.
@@ -134,6 +153,16 @@ impl AttachedUnderlay {
             Sockets::Udp { rx, tx } => rx.iter().chain(tx).map(AsFd::as_fd).collect(),
             Sockets::Memory(_) => Vec::new(),
         }
+    }
+
+    /// Nobody outside can guess what follows from the seed.
+    pub(crate) fn seed_probes(&self, seed: u64) {
+        self.probes.seed(seed);
+    }
+
+    /// The rung towards each remote as its probes say, and why no better one.
+    pub fn remote_rungs(&self) -> Vec<RemoteRung> {
+        self.probes.reports()
     }
 
     fn tx_count(&self) -> usize {
@@ -160,6 +189,11 @@ impl UnderlayEnd {
         lock(&self.queues).segments = messages;
     }
 
+    /// From now on a message with UDP_SEGMENT arrives with its last packet changed, as on a path with a broken device.
+    pub fn break_segments(&self, breaks: bool) {
+        lock(&self.queues).breaks_segments = breaks;
+    }
+
     /// The next datagram that the vswitch sent.
     pub fn pop(&self) -> Option<MemoryDatagram> {
         lock(&self.queues).outgoing.pop_front()
@@ -178,6 +212,7 @@ impl Tunnel {
             receiver: receive::Receiver::new(),
             sender: send::Sender::new(sockets),
             ladder: ladder::Ladder::new(attached.config.rung),
+            prober: probes::WorkerProbes::default(),
             attached,
         }
     }
@@ -208,9 +243,9 @@ impl Tunnel {
         self.entropy.socket(flow_hash(key))
     }
 
-    /// Whether super-frames may leave as one message.
-    pub(crate) fn sends_segments(&self) -> bool {
-        self.ladder.rung() == Rung::Segment
+    /// Whether super-frames may leave to this remote as one message: the sockets take them, and a probe came through.
+    pub(crate) fn sends_segments(&self, remote: RemoteId) -> bool {
+        self.ladder.rung() == Rung::Segment && self.prober.takes_segments(remote)
     }
 
     /// The best rung that is known to work.
@@ -227,6 +262,7 @@ impl Tunnel {
     #[inline]
     pub(crate) fn begin(&mut self, now: Instant) {
         self.ladder.begin(now);
+        self.prober.refresh(&self.attached.probes);
     }
 
     /// Takes over which remotes may send which VNIs.
@@ -236,12 +272,12 @@ impl Tunnel {
         let mut declared = BTreeSet::new();
         for remote in tables.remotes() {
             declared.insert(remote.id);
-            let kind = match remote.kind {
-                RemoteKind::Weft => admission::RemoteKind::Weft,
-                RemoteKind::Legacy => admission::RemoteKind::Legacy,
-            };
+            let kind = kind(remote.kind);
             let vnis = remote.vnis.iter().copied().collect();
             self.admission.put(&RemoteVtep { id: remote.id.0, addr: remote.addr, kind, vnis }, now);
+        }
+        if self.worker == 0 {
+            self.declare_peers(tables, now);
         }
         for withdrawn in self.admitted.difference(&declared) {
             self.admission.delete(withdrawn.0, now);
@@ -253,6 +289,13 @@ impl Tunnel {
     fn source(&self, addr: IpAddr) -> DropSource {
         let addr = addr.to_canonical();
         self.admission.remote(addr).map_or(DropSource::Address(addr), |(id, _)| DropSource::Remote(RemoteId(id)))
+    }
+}
+
+const fn kind(kind: RemoteKind) -> admission::RemoteKind {
+    match kind {
+        RemoteKind::Weft => admission::RemoteKind::Weft,
+        RemoteKind::Legacy => admission::RemoteKind::Legacy,
     }
 }
 

@@ -140,6 +140,15 @@ impl Tunnel {
         let payload = receiver.buffers[index].bytes();
         for packet in decap::decap(describe(&datagram, payload), &self.admission, now) {
             counters.ledger.rx += 1;
+            if let Ok(probe) = &packet
+                && probe.vni == Vni::PROBE
+            {
+                match self.prober.receive(&self.attached.probes, probe.remote, &payload[probe.range.clone()], now) {
+                    Ok(()) => counters.ledger.consumed += 1,
+                    Err(reason) => counters.dropped(source, reason, &Arc::default()),
+                }
+                continue;
+            }
             let pushed =
                 packet.and_then(|packet| receiver.coalescer.push(&packet, payload, pool, &mut receiver.arrivals));
             match pushed {
@@ -157,7 +166,7 @@ impl Tunnel {
             return None;
         }
         let payload = self.receiver.buffers[index].bytes();
-        decap::decap(describe(datagram, payload), &self.admission, now).next()?.ok()
+        decap::decap(describe(datagram, payload), &self.admission, now).next()?.ok().filter(|p| p.vni != Vni::PROBE)
     }
 }
 

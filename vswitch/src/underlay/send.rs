@@ -16,7 +16,7 @@ use weft_sys::udp::{Outgoing, SendBatch};
 use weft_vtep::encap;
 use weft_vtep::plan::{Plan, SEGMENTS_MAX_OLD, SEND_LEN_MAX};
 
-use super::{Departure, MemoryDatagram, Queues, Sockets, Tunnel, lock};
+use super::{Departure, Joins, MemoryDatagram, Queues, Sockets, Tunnel, lock};
 use crate::counters::Counters;
 use crate::egress;
 
@@ -149,7 +149,12 @@ impl Scratch {
                 plans += 1;
                 continue;
             }
-            let joins = rung == Rung::Segment;
+            let segments = rung == Rung::Segment;
+            if departure.joins == Joins::Must && !segments {
+                self.refused[index] = Some(DropReason::TxRefused);
+                continue;
+            }
+            let joins = segments && departure.joins != Joins::Never;
             if !(joins && self.messages.last_mut().is_some_and(|last| last.join(queue, index))) {
                 let len = departure.frame.len();
                 self.messages.push(Message { departures: index..index + 1, part: None, stride: len, len, packets: 1 });
@@ -231,7 +236,10 @@ impl Scratch {
                 self.refused[message.departures.clone()].fill(Some(DropReason::TxFull));
                 continue;
             }
-            let bytes: Vec<u8> = message.slices(queue, &self.plans).flatten().copied().collect();
+            let mut bytes: Vec<u8> = message.slices(queue, &self.plans).flatten().copied().collect();
+            if let Some(last) = bytes.last_mut().filter(|_| message.packets > 1 && queues.breaks_segments) {
+                *last ^= 1;
+            }
             let out = message.outgoing(queue);
             counters.io.underlay_writes += 1;
             counters.io.underlay_tx_messages += 1;
@@ -282,7 +290,9 @@ impl Message {
         let len = new.frame.len();
         let open = self.len == self.stride * self.packets;
         let fits = self.packets < SEGMENTS_MAX_OLD && self.len + len <= SEND_LEN_MAX && len <= self.stride;
-        let same = self.part.is_none() && self.departures.end == index && (first.to, first.tos) == (new.to, new.tos);
+        let same = self.part.is_none()
+            && self.departures.end == index
+            && (first.to, first.tos, first.joins) == (new.to, new.tos, new.joins);
         if !(open && fits && same) {
             return false;
         }
@@ -343,7 +353,7 @@ fn cut_in_software(queue: &mut Vec<Departure>, mut taken: usize, pool: &mut Fram
             queue.push(departure);
             continue;
         };
-        let Departure { frame, source, to, tos, vni, .. } = departure;
+        let Departure { frame, source, to, tos, vni, joins, .. } = departure;
         let mut pieces = Vec::new();
         if let Err(reason) = egress::segment(frame, size, pool, counters, &mut pieces) {
             counters.dropped(source, reason, &Arc::default());
@@ -354,7 +364,7 @@ fn cut_in_software(queue: &mut Vec<Departure>, mut taken: usize, pool: &mut Fram
         }
         queue.extend(pieces.into_iter().map(|mut frame| {
             encap::encap(&mut frame, vni);
-            Departure { frame, source, to, tos, vni, cut: None }
+            Departure { frame, source, to, tos, vni, cut: None, joins }
         }));
     }
 }

@@ -54,6 +54,8 @@ pub enum Command {
     Detach(PortId),
     /// Sends and receives over these sockets, in place of those before.
     AttachUnderlay(Arc<AttachedUnderlay>),
+    /// Looks at the segments and remotes of the tables now, not with the next frame.
+    LookAtTables,
     /// Says what it counted.
     Report,
 }
@@ -122,6 +124,9 @@ struct Datapath {
     endpoints_version: u64,
     index: usize,
     workers: usize,
+    seed: u64,
+    /// The segments, remotes or sockets may be others: there is something to do without a frame.
+    news: bool,
 }
 
 impl Worker {
@@ -144,6 +149,8 @@ impl Worker {
             endpoints_version: u64::MAX,
             index,
             workers,
+            seed,
+            news: false,
         };
         let (unpolled, ready) = (Vec::new(), Vec::new());
         Ok(Self { reader: publisher.reader(index), datapath, epoll, waker, polled: 0, unpolled, ready })
@@ -179,9 +186,15 @@ impl Worker {
         Ok(wake)
     }
 
+    /// When there is something to do though nothing came in.
+    pub fn next_wake(&self) -> Option<Instant> {
+        self.datapath.outputs.tunnel.as_ref().and_then(Tunnel::next_wake)
+    }
+
     /// Carries one burst of each ready queue to its end; how many frames came in.
     pub fn round(&mut self, now: Instant) -> usize {
-        if self.ready.is_empty() {
+        let due = mem::take(&mut self.datapath.news) || self.next_wake().is_some_and(|at| at <= now);
+        if self.ready.is_empty() && !due {
             return 0;
         }
         let tables = self.reader.begin();
@@ -198,11 +211,15 @@ impl Worker {
             }
             self.datapath.inbox = inbox;
             self.datapath.outputs.flush();
+            self.datapath.outputs.send_probes(&tables);
             if let Ready::Port { id, .. } = ready
                 && let Some(port) = self.datapath.outputs.ports.get(id).filter(|port| port.gone)
             {
                 forget_queues(&self.epoll, &mut self.polled, port);
             }
+        }
+        if due {
+            self.datapath.outputs.probe(&tables, now);
         }
         let counters = &mut self.datapath.outputs.counters;
         let frames = counters.ledger.rx - before;
@@ -221,6 +238,10 @@ impl Worker {
                 Reply::Done
             }
             Command::AttachUnderlay(underlay) => done(self.attach_underlay(underlay)),
+            Command::LookAtTables => {
+                self.datapath.news = true;
+                Reply::Done
+            }
             Command::Report => Reply::Report(Box::new(self.datapath.report())),
         }
     }
@@ -283,6 +304,7 @@ impl Worker {
                 self.polled -= 1;
             }
         }
+        attached.seed_probes(self.datapath.seed);
         let tunnel = Tunnel::new(attached.clone(), index);
         if let Some(fd) = tunnel.rx_fd() {
             self.epoll.add(fd, TOKEN_UNDERLAY, Interest::Read)?;
@@ -290,6 +312,7 @@ impl Worker {
         }
         self.datapath.outputs.tunnel = Some(tunnel);
         self.datapath.endpoints_version = u64::MAX;
+        self.datapath.news = true;
         Ok(())
     }
 }

@@ -99,7 +99,8 @@ impl Fleet for Threads {
 fn run(mut worker: Worker, orders: &Receiver<Order>) {
     let _guard = AbortOnPanic;
     loop {
-        let wake = match worker.wait(None) {
+        let timeout = worker.next_wake().map(|at| at.saturating_duration_since(Instant::now()));
+        let wake = match worker.wait(timeout) {
             Ok(wake) => wake,
             Err(error) => {
                 tracing::error!(%error, "epoll failed");

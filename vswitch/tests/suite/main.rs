@@ -3,4 +3,5 @@
 mod common;
 mod control_socket;
 mod kernel_vtep;
+mod probes;
 mod two_vswitches;

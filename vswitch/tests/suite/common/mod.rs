@@ -64,6 +64,8 @@ pub(crate) struct World {
     pub(crate) gro: bool,
     /// Datagrams that crossed.
     pub(crate) crossed: Vec<MemoryDatagram>,
+    /// What the ledgers were when the first probes were over.
+    probed: Vec<Ledger>,
 }
 
 impl World {
@@ -80,7 +82,21 @@ impl World {
             assert_eq!(host.ask(now, Request::Apply(program(index))), Response::Done);
             host
         };
-        Self { hosts: vec![host(0), host(1)], now, gro: rung == Rung::Segment, crossed: Vec::new() }
+        let hosts = vec![host(0), host(1)];
+        let mut world =
+            Self { hosts, now, gro: rung == Rung::Segment, crossed: Vec::new(), probed: vec![Ledger::default(); 2] };
+        world.run();
+        world.probed = world.balanced();
+        world.crossed.clear();
+        world
+    }
+
+    /// Lets so many seconds pass.
+    pub(crate) fn pass(&mut self, seconds: u64) {
+        for _ in 0..seconds * 20 {
+            self.now += std::time::Duration::from_millis(50);
+            self.run();
+        }
     }
 
     pub(crate) fn end(&self, guest: Guest) -> &MemoryEnd {
@@ -122,13 +138,22 @@ impl World {
         count
     }
 
-    /// The ledgers of both hosts, each balanced.
+    /// The ledgers of both hosts since the first probes, each balanced.
     pub(crate) fn balanced(&mut self) -> Vec<Ledger> {
         let now = self.now;
         self.hosts
             .iter_mut()
             .map(|host| sum(&host.ledger(now)))
             .inspect(|l| assert_eq!(l.imbalance(), 0, "{l:?}"))
+            .zip(&self.probed)
+            .map(|(ledger, before)| Ledger {
+                rx: ledger.rx - before.rx,
+                originated: ledger.originated - before.originated,
+                tx: ledger.tx - before.tx,
+                consumed: ledger.consumed - before.consumed,
+                dropped: ledger.dropped - before.dropped,
+                ..ledger
+            })
             .collect()
     }
 }
