@@ -404,9 +404,29 @@ impl Core {
             ports: self.reconciler.port_status(vswitch.is_some()),
             vswitch_instance: vswitch.map(|v| v.instance.clone()).unwrap_or_default(),
             vswitch_pid: vswitch.map_or(0, |v| v.pid),
-            rungs: rungs(self.supervisor.rungs()),
+            rungs: self.rungs(),
             problem,
         }
+    }
+
+    /// The rung of the host's sockets, the better ones and why not; then the rung in use towards each remote.
+    fn rungs(&self) -> Vec<proto::Rung> {
+        let (taken, others) = self.supervisor.rungs();
+        let rung = |rung, taken, why_not: &str, remote: &str| proto::Rung {
+            name: rung_name(rung).to_owned(),
+            taken,
+            why_not: why_not.to_owned(),
+            remote: remote.to_owned(),
+        };
+        let names = self.reconciler.in_force().0;
+        let towards = self.supervisor.remote_rungs().iter().filter_map(|way| {
+            let name = names.remote_name(way.remote)?;
+            let best = taken.map_or(way.rung, |own| way.rung.min(own));
+            Some(rung(best, true, &way.reason, name))
+        });
+        let own = taken.map(|own| rung(own, true, "", ""));
+        let others = others.iter().map(|(other, why)| rung(*other, false, why, ""));
+        own.into_iter().chain(others).chain(towards).collect()
     }
 
     fn send(&mut self, number: u64, kind: agent_message::Kind) {
@@ -419,18 +439,12 @@ impl Core {
     }
 }
 
-fn rungs((taken, others): (Option<Rung>, &[(Rung, String)])) -> Vec<proto::Rung> {
-    let name = |rung| {
-        match rung {
-            Rung::Single => "single",
-            Rung::Batch => "batch",
-            Rung::Segment => "segment",
-        }
-        .to_owned()
-    };
-    let taken = taken.map(|rung| proto::Rung { name: name(rung), taken: true, why_not: String::new() });
-    let others = others.iter().map(|(rung, why)| proto::Rung { name: name(*rung), taken: false, why_not: why.clone() });
-    taken.into_iter().chain(others).collect()
+const fn rung_name(rung: Rung) -> &'static str {
+    match rung {
+        Rung::Single => "single",
+        Rung::Batch => "batch",
+        Rung::Segment => "segment",
+    }
 }
 
 #[cfg(test)]

@@ -214,6 +214,7 @@ impl Hands {
             gone: reports.iter().filter(|r| r.gone).map(|r| r.device.id).collect(),
             rung: status.rung,
             rungs_not_taken: status.rungs_not_taken,
+            remote_rungs: status.remote_rungs,
             underlay_mtu: self.underlay.as_ref().map(|(underlay, _)| underlay.mtu),
             underlay_problem: self.underlay_problem.clone(),
         })

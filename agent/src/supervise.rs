@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use weft_program::PortId;
-use weft_program::message::{Rung, Underlay};
+use weft_program::message::{RemoteRung, Rung, Underlay};
 
 use crate::work::{Polled, Started, Work};
 
@@ -152,6 +152,11 @@ impl Supervisor {
     /// The rung in use, and the others with the reason why not.
     pub fn rungs(&self) -> (Option<Rung>, &[(Rung, String)]) {
         (self.polled.rung, &self.polled.rungs_not_taken)
+    }
+
+    /// The rung that probes allow towards each remote.
+    pub fn remote_rungs(&self) -> &[RemoteRung] {
+        &self.polled.remote_rungs
     }
 
     /// What keeps the host from working; empty when nothing does.

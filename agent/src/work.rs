@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use weft_api::report::QueryKind;
-use weft_program::message::{PortDevice, Rung, Underlay};
+use weft_program::message::{PortDevice, RemoteRung, Rung, Underlay};
 use weft_program::{Bundle, MacAddr, PortId, Position};
 
 use crate::lower::Names;
@@ -178,6 +178,8 @@ pub struct Polled {
     pub rung: Option<Rung>,
     /// The others, and why not.
     pub rungs_not_taken: Vec<(Rung, String)>,
+    /// The rung that probes allow towards each remote.
+    pub remote_rungs: Vec<RemoteRung>,
     /// The underlay's MTU, when one is attached.
     pub underlay_mtu: Option<u16>,
     /// What is wrong with the underlay's device or address; empty when nothing is.

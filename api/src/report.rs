@@ -246,8 +246,11 @@ pub struct RungStatus {
     pub rung: String,
     /// Whether it is in use.
     pub taken: bool,
-    /// Why it is not; empty when it is, or when a better one is.
+    /// Why it is not; empty when it is, or when a better one is. Towards a remote: why no better one is.
     pub reason: String,
+    /// The remote host towards which it is; without one, the host's own sockets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<String>,
 }
 
 /// How the controller and all hosts stand.

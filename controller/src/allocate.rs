@@ -71,7 +71,7 @@ impl Free {
             let next = Some(subnet.spec.cidr.network());
             subnets.entry(key).or_default().push(Pool { subnet: subnet.clone(), next });
         }
-        let vnis = snapshot.networks().filter_map(|network| network.spec.vni).collect();
+        let vnis = snapshot.networks().filter_map(|network| network.spec.vni).chain([Vni::PROBE]).collect();
         Self { vnis, vni_next: VNI_FIRST, macs, addresses, subnets }
     }
 

@@ -131,8 +131,12 @@ const fn port_state(state: PortState) -> &'static str {
 }
 
 fn rungs(status: &proto::Status) -> Vec<RungStatus> {
-    let rung =
-        |rung: &proto::Rung| RungStatus { rung: rung.name.clone(), taken: rung.taken, reason: rung.why_not.clone() };
+    let rung = |rung: &proto::Rung| RungStatus {
+        rung: rung.name.clone(),
+        taken: rung.taken,
+        reason: rung.why_not.clone(),
+        remote: filled(&rung.remote),
+    };
     status.rungs.iter().map(rung).collect()
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use serde::Serialize;
 use weft_api::report::{
-    DropReport, FabricReport, FdbReport, FlowReport, HostStatus, LedgerReport, LedgerRow, PortReport,
+    DropReport, FabricReport, FdbReport, FlowReport, HostStatus, LedgerReport, LedgerRow, PortReport, RungStatus,
 };
 
 use super::block_on;
@@ -145,11 +145,25 @@ fn status_text(report: &FabricReport, printer: &Printer) -> String {
     if !rows.is_empty() {
         text += &format!("\n\n{}", printer.table(&["HOST", "PORT", "STATE", "WHY"], rows));
     }
+    let ways = rungs_towards(report);
+    if !ways.is_empty() {
+        text += &format!("\n\n{}", printer.table(&["HOST", "TOWARDS", "RUNG", "WHY NO BETTER"], ways));
+    }
     let refused = report.hosts.iter().flat_map(|h| h.rungs.iter().map(move |r| (h, r)));
     for (host, rung) in refused.filter(|(_, r)| !r.taken && !r.reason.is_empty()) {
         text += &printer.paint(Tone::Quiet, &format!("\n{}: not {}: {}", host.host, rung.rung, rung.reason));
     }
     text
+}
+
+/// The rung in use from each host towards each other one, and why no better one is.
+fn rungs_towards(report: &FabricReport) -> Vec<[Toned; 4]> {
+    let rungs = report.hosts.iter().flat_map(|host| host.rungs.iter().map(move |rung| (host, rung)));
+    let row = |(host, rung): (&HostStatus, &RungStatus)| {
+        let remote = rung.remote.as_deref()?;
+        Some([host.host.as_str(), remote, rung.rung.as_str(), rung.reason.as_str()].map(Toned::from))
+    };
+    rungs.filter_map(row).collect()
 }
 
 fn host_row(host: &HostStatus, generation: u64) -> [Toned; 7] {
@@ -167,7 +181,7 @@ fn host_row(host: &HostStatus, generation: u64) -> [Toned; 7] {
         Some(acked) => Toned(Tone::Warn, format!("{acked} of {generation}")),
         None => Toned(Tone::Warn, "nothing".into()),
     };
-    let rung = host.rungs.iter().find(|r| r.taken).map_or_else(none, |r| r.rung.as_str().into());
+    let rung = host.rungs.iter().find(|r| r.taken && r.remote.is_none()).map_or_else(none, |r| r.rung.as_str().into());
     let vswitch = host.vswitch_pid.map_or_else(|| Toned(Tone::Bad, "none".into()), |pid| format!("pid {pid}").into());
     let live = host.ports.iter().filter(|p| p.state == "live").count();
     let tone = if live == host.ports.len() { Tone::Good } else { Tone::Warn };

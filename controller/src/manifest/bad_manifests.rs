@@ -82,6 +82,10 @@ const CASES: &[(&str, &str)] = &[
         "line 5: network red/x: spec.vni: 16777216 is not a VNI: use 1 to 16777215",
     ),
     (
+        "kind: Network\ntenant: red\nname: x\nspec:\n  vni: 16777215\n",
+        "line 5: network red/x: spec.vni: 16777215 is reserved for probes between hosts: use another, or leave it out",
+    ),
+    (
         "kind: Network\ntenant: red\nname: x\nspec:\n  vni: '7'\n",
         "line 5: network red/x: spec.vni: is a text, not a whole number: leave the quotes out if you mean a number",
     ),

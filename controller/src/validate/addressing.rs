@@ -28,6 +28,10 @@ fn vnis(check: &mut Check<'_>) {
     for network in check.proposal.after.networks() {
         let Some(vni) = network.spec.vni else { continue };
         let key = network.key();
+        if vni == Vni::PROBE {
+            let why = format!("{vni} is reserved for probes between hosts");
+            check.mistake(&key, "spec.vni", why, "use another, or leave it out");
+        }
         let Some(other) = by_vni.insert(vni, key.clone()) else { continue };
         let (blamed, other) = check.blame(&key, &other);
         check.mistake(blamed, "spec.vni", format!("{vni} is the VNI of {other}"), "use another, or leave it out");

@@ -317,7 +317,8 @@ impl Host {
     fn poll(&mut self, now: Instant) -> Result<Polled, String> {
         let status = self.status(now).ok_or("there is no vswitch")?;
         let gone = self.ports(now).into_iter().filter(|port| port.gone).map(|port| port.device.id).collect();
-        Ok(Polled { gone, rung: status.rung, rungs_not_taken: status.rungs_not_taken, ..Polled::default() })
+        let Status { rung, rungs_not_taken, remote_rungs, .. } = status;
+        Ok(Polled { gone, rung, rungs_not_taken, remote_rungs, ..Polled::default() })
     }
 
     /// Devices that nobody holds any more are gone.
