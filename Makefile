@@ -25,7 +25,7 @@ check:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --document-private-items
-	$(CARGO) nextest run -p weft-tests --test arrows --test dependencies --test tidy
+	$(CARGO) nextest run --workspace -E 'binary(arrows) or binary(dependencies) or binary(tidy)'
 
 bench:
 	$(CARGO) build --profile dist -p weft-cli -p weft-bench
