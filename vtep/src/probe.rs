@@ -1,6 +1,6 @@
 //! End-to-end probes: whether one UDP_SEGMENT send to a remote arrives as the packets that were sent.
 //!
-//! A probe is a row of equally long packets and a shorter last one, in a VNI of its own ([`Vni::PROBE`]). Whoever
+//! A probe is a row of equally long packets and a shorter last one, in a VNI of its own ([`weft_packet::Vni::PROBE`]). Whoever
 //! receives all of them intact says so at once; otherwise the prober asks what arrived, so the receiver needs no timer.
 //! Questions and answers are plain packets: silence means that the remote is away, not that segments are lost. The
 //! hash finds what a path breaks, not a forger; the nonce keeps those who cannot see the probe from answering it.
