@@ -278,7 +278,8 @@ impl Drop for Lab {
         let down = weft(&["lab", "down", &self.name]).output();
         if !std::thread::panicking() {
             let down = down.expect("weft starts");
-            assert!(down.status.success(), "lab down: {}", text(&down));
+            // There is nothing to take down where the test killed the keeper; the sweep is what counts then.
+            assert!(down.status.success() || self.broken, "lab down: {}", text(&down));
         }
     }
 }
