@@ -210,10 +210,11 @@ fn logs(printer: &Printer, args: &LogsArgs, lab: Option<&str>) -> Result<()> {
 }
 
 fn down(printer: &Printer, lab: Option<&str>) -> Result<()> {
+    // First of all, what a killed lab left: it goes even when the lab that was asked for is not there any more.
+    registry::sweep()?;
     let running = registry::names()?;
     if running.is_empty() && lab.is_none() {
-        // Asking for what is already so is no error; a killed lab's leftovers are removed nevertheless.
-        registry::sweep()?;
+        // Asking for what is already so is no error.
         return printer.say("no lab is running");
     }
     let name = to_take_down(lab, &running, is_held)?;
