@@ -11,6 +11,8 @@ use crate::segment::Cut;
 
 /// Bytes of the header.
 pub const HEADER_LEN: usize = 12;
+/// Bytes of the header of a device that takes tunnel GSO (Linux 6.17, `virtio_net_hdr_v1_hash_tunnel`).
+pub const TUNNEL_HEADER_LEN: usize = 24;
 /// Datagrams that one UDP super-frame may stand for (the kernel's UDP_MAX_SEGMENTS).
 pub const UDP_SEGMENTS_MAX: usize = 128;
 
@@ -21,7 +23,49 @@ const GSO_NONE: u8 = 0;
 const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
 const GSO_UDP_L4: u8 = 5;
+const GSO_UDP_TUNNEL_IPV4: u8 = 0x20;
+const GSO_UDP_TUNNEL_IPV6: u8 = 0x40;
 const GSO_ECN: u8 = 0x80;
+
+/// What the kernel has to know of an encapsulated super-frame; offsets in bytes from the outer Ethernet header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TunnelGso {
+    /// The inner super-frame.
+    pub inner: Gso,
+    /// Where the outer UDP header is.
+    pub outer_l4: u16,
+    /// Where the inner IP header is.
+    pub inner_l3: u16,
+    /// Where the inner L4 header is: its check field holds the pseudo-header sum only.
+    pub inner_l4: u16,
+    /// Where the inner check field is, from there.
+    pub check_offset: u16,
+    /// Where the inner payload is.
+    pub payload: u16,
+    /// Whether the outer IP is version 6.
+    pub outer_v6: bool,
+}
+
+/// The header of an encapsulated super-frame whose outer check field holds the pseudo-header sum.
+pub fn encode_tunnel(gso: &TunnelGso) -> [u8; TUNNEL_HEADER_LEN] {
+    let kind = match gso.inner.kind {
+        GsoKind::TcpV4 => GSO_TCPV4,
+        GsoKind::TcpV6 => GSO_TCPV6,
+        GsoKind::Udp => GSO_UDP_L4,
+    };
+    let tunnel = if gso.outer_v6 { GSO_UDP_TUNNEL_IPV6 } else { GSO_UDP_TUNNEL_IPV4 };
+    let ecn = if gso.inner.ecn { GSO_ECN } else { 0 };
+    let mut header = [0; TUNNEL_HEADER_LEN];
+    header[..2].copy_from_slice(&[NEEDS_CSUM | UDP_TUNNEL_CSUM, kind | tunnel | ecn]);
+    let mut put = |at: usize, value: u16| header[at..at + 2].copy_from_slice(&value.to_le_bytes());
+    put(2, gso.payload);
+    put(4, gso.inner.size);
+    put(6, gso.inner_l4);
+    put(8, gso.check_offset);
+    put(20, gso.outer_l4);
+    put(22, gso.inner_l3);
+    header
+}
 
 /// The offload state that `header` gives `frame`: [`DropReason::OffloadInvalid`] when the two do not fit together.
 pub fn decode(header: &[u8; HEADER_LEN], frame: &[u8]) -> Result<Offload, DropReason> {

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
-use weft_packet::DropReason;
+use weft_packet::{DropReason, MacAddr};
 
 use crate::program::{Bundle, BundleError, Position};
 use crate::{FdbKey, Location, PortId, RemoteId};
@@ -40,7 +40,8 @@ pub enum Request {
     Attach(PortDevice),
     /// Gives a port's device back; answered by `Done` when no worker touches it any more.
     Detach(PortId),
-    /// Gives the underlay's sockets: first the receiving ones, one per worker, then the sending ones.
+    /// Gives the underlay's sockets: first the receiving ones, one per worker, then the sending ones, then the tunnel
+    /// device's queue where there is one.
     AttachUnderlay(Underlay),
     /// Asks for everything attached, with duplicates of all descriptors; answered by one `Attached` message per port and
     /// underlay (each carries its own descriptors), then `Done`.
@@ -173,8 +174,28 @@ pub struct Underlay {
     pub tx_fds: usize,
     /// The largest outer IP packet, in bytes.
     pub mtu: u16,
-    /// The rung of the capability ladder that the sockets may use.
+    /// The rung of the capability ladder that may be used.
     pub rung: Rung,
+    /// The device that takes encapsulated super-frames, whose queue comes along.
+    pub tunnel: Option<TunnelDevice>,
+    /// Better rungs that this host cannot have, and why.
+    pub refused: Vec<(Rung, String)>,
+}
+
+impl Underlay {
+    /// Descriptors that come along.
+    pub fn fds(&self) -> usize {
+        self.rx_fds.saturating_add(self.tx_fds).saturating_add(usize::from(self.tunnel.is_some()))
+    }
+}
+
+/// A TAP device of the host's own, with a 24-byte vnet header: what is written to it is routed as if it had come in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunnelDevice {
+    /// Its name, for people.
+    pub ifname: String,
+    /// Its MAC address: the destination of what is written.
+    pub mac: MacAddr,
 }
 
 /// A rung of the capability ladder, the best last.
@@ -186,6 +207,8 @@ pub enum Rung {
     Batch,
     /// Many segments per datagram: UDP_SEGMENT and UDP_GRO.
     Segment,
+    /// Besides, TCP super-frames leave encapsulated and uncut over a device of the host's own (Linux 6.17).
+    Tunnel,
 }
 
 /// Where the vswitch stands.

@@ -1,4 +1,4 @@
-//! End-to-end probes: whether one UDP_SEGMENT send to a remote arrives as the packets that were sent.
+//! End-to-end probes: whether one large send to a remote arrives as the packets that were sent, grade by grade.
 //!
 //! A probe is a row of equally long packets and a shorter last one, in a VNI of its own ([`weft_packet::Vni::PROBE`]). Whoever
 //! receives all of them intact says so at once; otherwise the prober asks what arrived, so the receiver needs no timer.
@@ -9,19 +9,21 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use weft_packet::DropReason;
 use weft_packet::vxlan::HEADER_LEN;
+use weft_packet::{DropReason, Offload};
 
 use crate::admission::{RemoteId, RemoteKind};
 use crate::mtu::AnswerLimiter;
 use crate::plan::SEND_LEN_MAX;
-use crate::probe_packet::{Kind, LEN_MIN, Probe};
+pub use crate::probe_packet::Grade;
+use crate::probe_packet::{Kind, LEN_MIN, Probe, TCP_HEADERS_LEN, packets, super_frame};
+use crate::probe_state::{State, all};
 
 /// The probes of one host: to its remotes, and its answers to theirs.
 #[derive(Debug)]
 pub struct Prober {
-    /// Whether segments may be sent at all; answers are given in any case.
-    probing: bool,
+    /// The best grade that may be used at all; answers are given in any case.
+    best: Option<Grade>,
     random: u64,
     peers: BTreeMap<RemoteId, Peer>,
     flights: usize,
@@ -33,10 +35,12 @@ pub struct Prober {
 pub struct Send {
     /// To whom.
     pub remote: RemoteId,
-    /// The inner frames, in order.
+    /// The inner frames, in order; of a [`Grade::Tunnel`] probe, the one super-frame.
     pub frames: Vec<Vec<u8>>,
-    /// All in one UDP_SEGMENT send, or not at all.
-    pub segmented: bool,
+    /// How they must leave, or not at all; plain packets where absent.
+    pub grade: Option<Grade>,
+    /// The offload state of each frame.
+    pub offload: Offload,
 }
 
 /// What is known of the way to a remote.
@@ -44,9 +48,9 @@ pub struct Send {
 pub struct Report {
     /// The remote.
     pub remote: RemoteId,
-    /// Whether UDP_SEGMENT may be used towards it.
-    pub segment: bool,
-    /// Why not; empty when it may.
+    /// The best grade that may be used towards it.
+    pub grade: Option<Grade>,
+    /// Why each better one may not; empty when the best may.
     pub reason: String,
 }
 
@@ -54,30 +58,10 @@ pub struct Report {
 struct Peer {
     addr: IpAddr,
     kind: RemoteKind,
-    segment: bool,
-    reason: String,
-    /// Tries that failed in a row.
-    tries: u32,
-    flight: Option<Flight>,
-    /// When to do something again.
-    next: Instant,
-    /// Nothing at all came back the last time.
-    silent: bool,
-    /// A probe of its own shows that a silent peer is back: not before this is it believed again.
-    trust_at: Instant,
-    reception: Reception,
+    /// By [`Grade`].
+    states: [State; 2],
+    receptions: [Reception; 2],
     answers: AnswerLimiter,
-}
-
-/// A probe that is under way.
-#[derive(Debug)]
-struct Flight {
-    nonce: u64,
-    count: u8,
-    sent: Instant,
-    asked: bool,
-    answered: bool,
-    intact: u64,
 }
 
 /// What arrived of a peer's last probe.
@@ -88,9 +72,9 @@ struct Reception {
 }
 
 impl Prober {
-    /// `probing`: whether segments may be sent at all. The nonces follow from the seed.
-    pub const fn new(probing: bool, seed: u64) -> Self {
-        Self { probing, random: seed, peers: BTreeMap::new(), flights: 0, version: 0 }
+    /// `best`: the best grade that may be used at all. The nonces follow from the seed.
+    pub const fn new(best: Option<Grade>, seed: u64) -> Self {
+        Self { best, random: seed, peers: BTreeMap::new(), flights: 0, version: 0 }
     }
 
     /// Starts the nonces anew.
@@ -103,34 +87,41 @@ impl Prober {
         let mut former = std::mem::take(&mut self.peers);
         for (id, kind, addr) in remotes {
             let known = former.remove(&id).filter(|peer| (peer.kind, peer.addr) == (kind, addr));
-            self.peers.insert(id, known.unwrap_or_else(|| Peer::new(kind, addr, self.probing, now)));
+            self.peers.insert(id, known.unwrap_or_else(|| Peer::new(kind, addr, now)));
         }
-        self.flights = self.peers.values().filter(|peer| peer.flight.is_some()).count();
+        self.flights = self.peers.values().flat_map(|peer| &peer.states).filter(|state| state.is_flying()).count();
         self.version += 1;
     }
 
-    /// Does what is due. `segments`: whether the sockets take UDP_SEGMENT now; `mtu` is the largest inner IP packet.
-    pub fn handle(&mut self, now: Instant, segments: bool, mtu: u16, out: &mut Vec<Send>) {
-        let Self { probing: true, random, peers, flights, version } = self else { return };
-        for (&remote, peer) in peers.iter_mut().filter(|(_, peer)| peer.is_probed() && peer.next <= now) {
-            match &mut peer.flight {
-                None if !segments => peer.next = now + REPROBE_EVERY,
-                None if *flights >= FLIGHTS_MAX => {}
-                None => {
-                    let (nonce, frames) = (draw(random), count_of(mtu));
-                    peer.start(nonce, frames, now);
-                    *flights += 1;
-                    out.push(Send { remote, frames: segments_of(nonce, frames, mtu), segmented: true });
+    /// Probes everything anew: the way to the remotes may be another one.
+    pub fn probe_all(&mut self, now: Instant) {
+        self.peers.values_mut().flat_map(|peer| &mut peer.states).for_each(|state| state.hurry(now));
+    }
+
+    /// Does what is due. `able`: the best grade that the sockets and devices take now; `mtu` is the largest inner IP packet.
+    pub fn handle(&mut self, now: Instant, able: Option<Grade>, mtu: u16, out: &mut Vec<Send>) {
+        let Self { best, random, peers, flights, version } = self;
+        for (&remote, peer) in peers.iter_mut().filter(|(_, peer)| peer.is_probed()) {
+            for grade in Grade::ALL.into_iter().filter(|grade| Some(*grade) <= *best) {
+                let state = &mut peer.states[grade as usize];
+                if state.next > now {
+                    continue;
                 }
-                Some(flight) if !flight.asked => {
-                    flight.asked = true;
-                    peer.next = flight.sent + GIVE_UP_AFTER;
-                    let question = Probe { kind: Kind::Question, nonce: flight.nonce, ..Probe::EMPTY };
-                    out.push(Send { remote, frames: vec![question.emit(LEN_MIN)], segmented: false });
-                }
-                Some(_) => {
+                if !state.is_flying() {
+                    if Some(grade) > able {
+                        state.wait(now);
+                    } else if *flights < FLIGHTS_MAX {
+                        let (nonce, len, count) = (draw(random), packet_len(grade, mtu), count_of(grade, mtu));
+                        state.start(nonce, count, now);
+                        *flights += 1;
+                        out.push(probe_of(grade, remote, nonce, count, len));
+                    }
+                } else if let Some(nonce) = state.ask() {
+                    let question = Probe { kind: Kind::Question, grade, nonce, ..Probe::EMPTY };
+                    out.push(plain(remote, question));
+                } else {
                     *flights -= 1;
-                    *version += u64::from(peer.fail(now, draw(random)));
+                    *version += u64::from(state.fail(now, draw(random)));
                 }
             }
         }
@@ -144,42 +135,60 @@ impl Prober {
         now: Instant,
         out: &mut Vec<Send>,
     ) -> Result<(), DropReason> {
-        let probe = Probe::parse(frame).map_err(|_| DropReason::ProbeRefused)?;
+        let (mut result, before) = (Err(DropReason::ProbeRefused), out.len());
+        for probe in packets(frame) {
+            result = match probe {
+                Ok(probe) => self.receive_one(remote, probe, now, out),
+                Err(_) => Err(DropReason::ProbeRefused),
+            };
+            // One answer per frame, whatever else a sender put into it.
+            if result.is_err() || out.len() > before {
+                break;
+            }
+        }
+        result
+    }
+
+    fn receive_one(
+        &mut self,
+        remote: RemoteId,
+        probe: Probe,
+        now: Instant,
+        out: &mut Vec<Send>,
+    ) -> Result<(), DropReason> {
         let Some(peer) = self.peers.get_mut(&remote).filter(|peer| peer.kind == RemoteKind::Weft) else {
             return Err(DropReason::ProbeRefused);
         };
-        match probe.kind {
-            Kind::Answer => {
-                if peer.take_answer(&probe) {
-                    self.flights -= 1;
-                    self.version += u64::from(!peer.segment);
-                    peer.succeed(now, draw(&mut self.random));
-                }
-                return Ok(());
+        let (grade, nonce) = (probe.grade, probe.nonce);
+        if probe.kind == Kind::Answer {
+            let state = &mut peer.states[grade as usize];
+            if state.take_answer(nonce, probe.intact) {
+                self.flights -= 1;
+                self.version += u64::from(!state.taken);
+                state.succeed(now, draw(&mut self.random));
             }
-            Kind::Segment => {
-                peer.hear(now);
-                if !peer.reception.take(&probe) {
-                    return Ok(());
-                }
-            }
-            Kind::Question => peer.hear(now),
+            return Ok(());
         }
+        peer.states.iter_mut().for_each(|state| state.hear(now));
+        let reception = &mut peer.receptions[grade as usize];
+        if probe.kind == Kind::Segment && !reception.take(&probe) {
+            return Ok(());
+        }
+        let intact = if reception.nonce == nonce { reception.intact } else { 0 };
         if !peer.answers.allow(now) {
             return Err(DropReason::ReplyLimited);
         }
-        let Reception { nonce, intact } = peer.reception;
-        let intact = if nonce == probe.nonce { intact } else { 0 };
-        let answer = Probe { kind: Kind::Answer, nonce: probe.nonce, intact, ..Probe::EMPTY };
-        out.push(Send { remote, frames: vec![answer.emit(LEN_MIN)], segmented: false });
+        out.push(plain(remote, Probe { kind: Kind::Answer, grade, nonce, intact, ..Probe::EMPTY }));
         Ok(())
     }
 
     /// When [`Self::handle`] is due again.
     pub fn next_wake(&self) -> Option<Instant> {
         let full = self.flights >= FLIGHTS_MAX;
-        let waiting = self.peers.values().filter(|peer| peer.is_probed() && (peer.flight.is_some() || !full));
-        waiting.map(|peer| peer.next).min().filter(|_| self.probing)
+        let best = self.best;
+        let states = self.peers.values().filter(|peer| peer.is_probed()).flat_map(|peer| peer.states.iter());
+        let probed = states.zip(Grade::ALL.into_iter().cycle()).filter(|(_, grade)| Some(*grade) <= best);
+        probed.map(|(state, _)| state).filter(|state| state.is_flying() || !full).map(|state| state.next).min()
     }
 
     /// Changes whenever a remote's rung may have.
@@ -187,86 +196,48 @@ impl Prober {
         self.version
     }
 
-    /// The remotes towards which UDP_SEGMENT may be used.
-    pub fn segment_remotes(&self) -> impl Iterator<Item = RemoteId> + '_ {
-        self.peers.iter().filter(|(_, peer)| peer.segment).map(|(id, _)| *id)
+    /// The best grade that may be used towards each remote, where there is one.
+    pub fn grades(&self) -> impl Iterator<Item = (RemoteId, Grade)> + '_ {
+        self.peers.iter().filter_map(|(id, peer)| Some((*id, peer.grade()?)))
     }
 
     /// What is known of every remote.
     pub fn reports(&self) -> impl Iterator<Item = Report> + '_ {
-        let report = |(id, peer): (&RemoteId, &Peer)| (*id, peer.segment, peer.reason.clone());
-        self.peers.iter().map(report).map(|(remote, segment, reason)| Report { remote, segment, reason })
+        self.peers.iter().map(|(id, peer)| {
+            let grade = peer.grade();
+            Report { remote: *id, grade, reason: peer.reason(grade, self.best) }
+        })
     }
 }
 
 impl Peer {
-    fn new(kind: RemoteKind, addr: IpAddr, probing: bool, now: Instant) -> Self {
-        let reason = match kind {
-            RemoteKind::Legacy => "legacy VTEP: no probe possible",
-            RemoteKind::Weft if !probing => "not probed: the host is kept to a lower rung",
-            RemoteKind::Weft => "no probe has come back yet",
-        };
-        Self {
-            addr,
-            kind,
-            segment: false,
-            reason: reason.to_owned(),
-            tries: 0,
-            flight: None,
-            next: now,
-            silent: false,
-            trust_at: now,
-            reception: Reception::default(),
-            answers: AnswerLimiter::new(ANSWERS_AT_ONCE, ANSWER_INTERVAL, now),
-        }
+    fn new(kind: RemoteKind, addr: IpAddr, now: Instant) -> Self {
+        let answers = AnswerLimiter::new(ANSWERS_AT_ONCE, ANSWER_INTERVAL, now);
+        let states = [State::new(now), State::new(now)];
+        Self { addr, kind, states, receptions: Default::default(), answers }
     }
 
     fn is_probed(&self) -> bool {
         self.kind == RemoteKind::Weft
     }
 
-    fn start(&mut self, nonce: u64, count: u8, now: Instant) {
-        self.flight = Some(Flight { nonce, count, sent: now, asked: false, answered: false, intact: 0 });
-        self.next = now + ASK_AFTER;
+    fn grade(&self) -> Option<Grade> {
+        Grade::ALL.into_iter().rev().find(|grade| self.states[*grade as usize].taken)
     }
 
-    /// Whether the answer says that all arrived.
-    fn take_answer(&mut self, answer: &Probe) -> bool {
-        let Some(flight) = self.flight.as_mut().filter(|flight| flight.nonce == answer.nonce) else { return false };
-        flight.answered = true;
-        flight.intact |= answer.intact & all(flight.count);
-        flight.intact == all(flight.count)
-    }
-
-    fn succeed(&mut self, now: Instant, random: u64) {
-        (self.flight, self.tries, self.segment, self.silent) = (None, 0, true, false);
-        self.reason.clear();
-        self.next = now + reprobe_after(random);
-    }
-
-    /// The try failed; whether the rung changed with it.
-    fn fail(&mut self, now: Instant, random: u64) -> bool {
-        let Some(flight) = self.flight.take() else { return false };
-        self.tries += 1;
-        if self.tries < TRIES {
-            self.next = now + RETRY_AFTER;
-            return false;
-        }
-        self.tries = 0;
-        self.next = now + reprobe_after(random);
-        self.silent = !flight.answered;
-        self.reason = match flight.answered {
-            true => format!("{} of {} segments arrived intact", flight.intact.count_ones(), flight.count),
-            false => format!("no answer to {TRIES} probes"),
-        };
-        std::mem::take(&mut self.segment)
-    }
-
-    /// It sends probes: if it was silent, it is there again.
-    fn hear(&mut self, now: Instant) {
-        if self.silent && self.flight.is_none() && self.trust_at <= now {
-            self.trust_at = now + TRUST_EVERY;
-            self.next = now;
+    fn reason(&self, grade: Option<Grade>, best: Option<Grade>) -> String {
+        match (self.kind, best) {
+            (RemoteKind::Legacy, _) => "legacy VTEP: no probe possible".to_owned(),
+            (RemoteKind::Weft, None) => "not probed: the host is kept to a lower rung".to_owned(),
+            (RemoteKind::Weft, Some(_)) => {
+                let better = Grade::ALL.into_iter().filter(|better| Some(*better) > grade && Some(*better) <= best);
+                let reasons: Vec<_> =
+                    better.map(|better| (better, self.states[better as usize].reason.as_str())).collect();
+                match reasons[..] {
+                    [(_, same), (_, other)] if same == other => same.to_owned(),
+                    _ => reasons.into_iter().map(|(grade, why)| tell(grade, why)).collect::<Vec<_>>().join("; "),
+                }
+            }
         }
     }
 }
@@ -282,31 +253,47 @@ impl Reception {
     }
 }
 
-/// The packets of a probe: as long as the MTU allows, the last one shorter.
-fn segments_of(nonce: u64, count: u8, mtu: u16) -> Vec<Vec<u8>> {
-    let len = frame_len(mtu);
+fn tell(grade: Grade, why: &str) -> String {
+    match grade {
+        Grade::Segment => why.to_owned(),
+        Grade::Tunnel => format!("tunnel GSO: {why}"),
+    }
+}
+
+fn plain(remote: RemoteId, probe: Probe) -> Send {
+    Send { remote, frames: vec![probe.emit(LEN_MIN)], grade: None, offload: Offload::default() }
+}
+
+/// The packets of a probe: `len` bytes each, the last one shorter.
+fn probe_of(grade: Grade, remote: RemoteId, nonce: u64, count: u8, len: usize) -> Send {
     let packet = |index| {
         let last = index + 1 == count;
-        let probe = Probe { kind: Kind::Segment, index, count, nonce, intact: 0 };
+        let probe = Probe { kind: Kind::Segment, grade, index, count, nonce, intact: 0 };
         probe.emit(if last { LEN_MIN + (len - LEN_MIN) / 2 } else { len })
     };
-    (0..count).map(packet).collect()
+    let row: Vec<_> = (0..count).map(packet).collect();
+    let (frames, offload) = match grade {
+        Grade::Segment => (row, Offload::default()),
+        Grade::Tunnel => {
+            let (frame, offload) = super_frame(&row);
+            (vec![frame], offload)
+        }
+    };
+    Send { remote, frames, grade: Some(grade), offload }
 }
 
-fn frame_len(mtu: u16) -> usize {
-    (usize::from(mtu) + 14).clamp(LEN_MIN, FRAME_LEN_MAX)
+/// As long as the MTU allows.
+fn packet_len(grade: Grade, mtu: u16) -> usize {
+    let frame_len = usize::from(mtu) + 14;
+    match grade {
+        Grade::Segment => frame_len.clamp(LEN_MIN, PACKET_LEN_MAX),
+        Grade::Tunnel => frame_len.saturating_sub(TCP_HEADERS_LEN).clamp(LEN_MIN, PACKET_LEN_MAX),
+    }
 }
 
-fn count_of(mtu: u16) -> u8 {
-    (SEND_LEN_MAX / (frame_len(mtu) + HEADER_LEN)).min(PACKETS) as u8
-}
-
-const fn all(count: u8) -> u64 {
-    u64::MAX >> (64 - count as u32)
-}
-
-fn reprobe_after(random: u64) -> Duration {
-    REPROBE_EVERY + Duration::from_millis(random % 1000)
+/// [`PACKETS`], or as many as one send carries.
+fn count_of(grade: Grade, mtu: u16) -> u8 {
+    ((SEND_LEN_MAX - TCP_HEADERS_LEN) / (packet_len(grade, mtu) + HEADER_LEN)).min(PACKETS) as u8
 }
 
 /// splitmix64.
@@ -321,20 +308,11 @@ fn draw(state: &mut u64) -> u64 {
 /// Packets of a probe, the short one included.
 const PACKETS: usize = 9;
 /// The longest packet of a probe, so that a few of them fit into one send whatever the MTU.
-const FRAME_LEN_MAX: usize = 16_000;
+const PACKET_LEN_MAX: usize = 16_000;
 /// Probes under way at a time; further ones wait.
 const FLIGHTS_MAX: usize = 64;
-/// Failed tries in a row that make a rung fall.
-const TRIES: u32 = 3;
-const ASK_AFTER: Duration = Duration::from_millis(100);
-const GIVE_UP_AFTER: Duration = Duration::from_millis(300);
-const RETRY_AFTER: Duration = Duration::from_millis(200);
-/// Plus up to a second of jitter.
-const REPROBE_EVERY: Duration = Duration::from_secs(10);
-/// How often a silent remote's own probes may start one of ours.
-const TRUST_EVERY: Duration = Duration::from_secs(1);
 /// Answers that a remote gets at once.
-const ANSWERS_AT_ONCE: u32 = 10;
+const ANSWERS_AT_ONCE: u32 = 20;
 /// Time for one more: 50 per second.
 const ANSWER_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -350,6 +328,7 @@ mod tests {
         start: Instant,
         now: Instant,
         segmented: u64,
+        best: Grade,
     }
 
     /// What the path does to one frame of a segmented send; `None` loses it.
@@ -372,13 +351,17 @@ mod tests {
 
     impl World {
         fn new() -> Self {
+            Self::able(Grade::Segment)
+        }
+
+        fn able(best: Grade) -> Self {
             let now = Instant::now();
             let host = |seed| {
-                let mut prober = Prober::new(true, seed);
+                let mut prober = Prober::new(Some(best), seed);
                 prober.set_remotes([(1, RemoteKind::Weft, [192, 0, 2, 1].into())], now);
                 prober
             };
-            Self { hosts: [host(1), host(2)], start: now, now, segmented: 0 }
+            Self { hosts: [host(1), host(2)], best, start: now, now, segmented: 0 }
         }
 
         /// Runs for so long, in steps of 10 ms; `away` of the two is not there.
@@ -388,7 +371,7 @@ mod tests {
                 self.now += Duration::from_millis(10);
                 for host in (0..2).filter(|host| Some(*host) != away) {
                     let mut out = Vec::new();
-                    self.hosts[host].handle(self.now, true, MTU, &mut out);
+                    self.hosts[host].handle(self.now, Some(self.best), MTU, &mut out);
                     self.deliver(host, out, path, away);
                     assert!(self.hosts[host].next_wake().is_some_and(|at| at > self.now), "no busy waiting");
                 }
@@ -397,9 +380,9 @@ mod tests {
 
         fn deliver(&mut self, from: usize, out: Vec<Send>, path: Path, away: Option<usize>) {
             for send in out {
-                self.segmented += u64::from(send.segmented);
+                self.segmented += u64::from(send.grade.is_some());
                 for (index, frame) in send.frames.into_iter().enumerate() {
-                    let arrives = if send.segmented { path(index, frame) } else { Some(frame) };
+                    let arrives = if send.grade.is_some() { path(index, frame) } else { Some(frame) };
                     let Some(frame) = arrives.filter(|_| away != Some(1 - from)) else { continue };
                     let mut answers = Vec::new();
                     let _ = self.hosts[1 - from].receive(1, &frame, self.now, &mut answers);
@@ -409,7 +392,7 @@ mod tests {
         }
 
         fn report(&self, host: usize) -> (bool, String) {
-            self.hosts[host].reports().map(|report| (report.segment, report.reason)).next().unwrap()
+            self.hosts[host].reports().map(|report| (report.grade.is_some(), report.reason)).next().unwrap()
         }
     }
 
@@ -449,7 +432,7 @@ mod tests {
         let mut world = World::new();
         world.run(ms(10), clean, None);
         let version = world.hosts[0].version();
-        while world.hosts[0].peers[&1].tries == 0 {
+        while world.hosts[0].peers[&1].states[0].tries == 0 {
             world.run(ms(10), loses_two, None);
         }
         world.run(ms(1000), clean, None);
@@ -470,20 +453,20 @@ mod tests {
     fn legacy_remotes_and_forced_hosts_are_not_probed_but_probes_are_answered() {
         let now = Instant::now();
         let mut out = Vec::new();
-        let mut prober = Prober::new(false, 1);
+        let mut prober = Prober::new(None, 1);
         let addr = [192, 0, 2, 1].into();
         prober.set_remotes([(1, RemoteKind::Weft, addr), (2, RemoteKind::Legacy, addr)], now);
-        prober.handle(now, true, MTU, &mut out);
+        prober.handle(now, Some(Grade::Segment), MTU, &mut out);
         assert!(out.is_empty() && prober.next_wake().is_none());
-        for frame in segments_of(7, 9, MTU) {
+        for frame in probe_of(Grade::Segment, 1, 7, 9, 1000).frames {
             assert_eq!(prober.receive(2, &frame, now, &mut out), Err(DropReason::ProbeRefused));
             prober.receive(1, &frame, now, &mut out).unwrap();
         }
         assert_eq!(out.len(), 1);
         assert_eq!(Probe::parse(&out[0].frames[0]).unwrap().intact, all(9));
-        let mut prober = Prober::new(true, 1);
+        let mut prober = Prober::new(Some(Grade::Segment), 1);
         prober.set_remotes([(2, RemoteKind::Legacy, addr)], now);
-        prober.handle(now, true, MTU, &mut out);
+        prober.handle(now, Some(Grade::Segment), MTU, &mut out);
         assert_eq!((out.len(), prober.next_wake()), (1, None));
         assert_eq!(prober.reports().next().unwrap().reason, "legacy VTEP: no probe possible");
     }
@@ -498,7 +481,7 @@ mod tests {
         }
         assert_eq!(out.len(), ANSWERS_AT_ONCE as usize);
         out.clear();
-        world.hosts[0].handle(world.now, true, MTU, &mut out);
+        world.hosts[0].handle(world.now, Some(Grade::Segment), MTU, &mut out);
         let answer = Probe { kind: Kind::Answer, nonce: 3, intact: u64::MAX, ..Probe::EMPTY }.emit(LEN_MIN);
         world.hosts[0].receive(1, &answer, world.now, &mut out).unwrap();
         assert!(!world.report(0).0);
@@ -507,15 +490,15 @@ mod tests {
     #[test]
     fn probes_under_way_are_bounded_and_nothing_is_forgotten() {
         let start = Instant::now();
-        let mut prober = Prober::new(true, 1);
+        let mut prober = Prober::new(Some(Grade::Segment), 1);
         prober.set_remotes((0..200).map(|id| (id, RemoteKind::Weft, [192, 0, 2, 1].into())), start);
         let (mut out, mut now) = (Vec::new(), start);
         let mut probed = std::collections::BTreeSet::new();
         while let Some(at) = prober.next_wake().filter(|at| *at < start + ms(9_000)) {
             now = now.max(at);
-            prober.handle(now, true, MTU, &mut out);
+            prober.handle(now, Some(Grade::Segment), MTU, &mut out);
             assert!(prober.flights <= FLIGHTS_MAX);
-            probed.extend(out.drain(..).filter(|send| send.segmented).map(|send| send.remote));
+            probed.extend(out.drain(..).filter(|send| send.grade.is_some()).map(|send| send.remote));
         }
         assert_eq!(probed.len(), 200);
     }
@@ -523,10 +506,31 @@ mod tests {
     #[test]
     fn a_probe_fits_one_send_at_every_mtu() {
         for mtu in [0, 576, 1450, 8_950, 16_000, 65_485] {
-            let frames = segments_of(1, count_of(mtu), mtu);
-            let bytes: usize = frames.iter().map(|frame| frame.len() + HEADER_LEN).sum();
-            assert!(frames.len() >= 3 && bytes <= SEND_LEN_MAX, "{mtu}: {} frames, {bytes} bytes", frames.len());
-            assert!(frames.windows(2).all(|pair| pair[1].len() <= pair[0].len()));
+            for grade in Grade::ALL {
+                let count = count_of(grade, mtu);
+                let send = probe_of(grade, 1, 7, count, packet_len(grade, mtu));
+                let bytes: usize = send.frames.iter().map(|frame| frame.len() + HEADER_LEN).sum();
+                assert!(count >= 3 && bytes <= SEND_LEN_MAX, "{grade:?} {mtu}: {count} packets, {bytes} bytes");
+                assert!(send.frames.windows(2).all(|pair| pair[1].len() <= pair[0].len()));
+                let got: Vec<_> = send.frames.iter().flat_map(|frame| packets(frame)).map(Result::unwrap).collect();
+                assert!(got.iter().map(|probe| probe.index).eq(0..count) && got[0].grade == grade);
+            }
         }
+    }
+
+    #[test]
+    fn each_grade_is_taken_and_lost_by_itself() {
+        let swallow: Path = |_, frame| (frame[12] != 0x08).then_some(frame);
+        let mut world = World::able(Grade::Tunnel);
+        assert_eq!(world.report(0).1, "no probe has come back yet");
+        world.run(ms(1000), clean, None);
+        assert_eq!(world.hosts[0].reports().next().unwrap().grade, Some(Grade::Tunnel));
+        world.run(ms(14_000), swallow, None);
+        let report = world.hosts[0].reports().next().unwrap();
+        let why = "tunnel GSO: 0 of 9 segments arrived intact".to_owned();
+        assert_eq!((report.grade, report.reason), (Some(Grade::Segment), why));
+        world.hosts[0].probe_all(world.now);
+        world.run(ms(50), clean, None);
+        assert_eq!(world.hosts[0].reports().next().unwrap().grade, Some(Grade::Tunnel), "at once when told to look");
     }
 }

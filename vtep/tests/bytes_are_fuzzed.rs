@@ -9,14 +9,15 @@ use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use weft_packet::{Csum, DropReason, Frame, FramePool, Layout, Vni, offload};
+use weft_packet::{Csum, DropReason, Frame, FramePool, Layout, MacAddr, Vni, offload};
 use weft_vtep::admission::{Admission, RemoteKind, RemoteVtep};
 use weft_vtep::coalesce::Coalescer;
 use weft_vtep::decap::{Datagram, Packet, classify, decap};
+use weft_vtep::outer::Outer;
 use weft_vtep::plan::Plan;
 use weft_vtep::probe::Prober;
-use weft_vtep::probe_packet::{Kind, Probe};
-use weft_vtep::{ecn, encap, mtu};
+use weft_vtep::probe_packet::{Grade, Kind, Probe, packets, super_frame};
+use weft_vtep::{ecn, encap, mtu, outer};
 
 const MUTATIONS: usize = 1_000_000;
 
@@ -48,22 +49,32 @@ entries! {
     fit ["mtu::fit"] => |world, bytes| world.with_frame(bytes, |_, frame| {
         black_box(mtu::fit(frame, 100));
     });
-    parse_probe ["probe_packet::parse", "probe::receive"] => |world, bytes| {
+    parse_probe ["probe_packet::parse", "probe_packet::packets", "probe::receive"] => |world, bytes| {
         world.rounds += 1;
-        let probe = Probe { kind: Kind::Segment, index: (world.rounds % 9) as u8, count: 9, nonce: 7, intact: 0 };
-        let mut frame = probe.emit(bytes.len().min(120));
+        let grade = Grade::ALL[world.rounds % 2];
+        let probe = Probe { kind: Kind::Segment, grade, index: (world.rounds % 9) as u8, count: 9, nonce: 7, intact: 0 };
+        let packet = probe.emit(bytes.len().min(120));
+        let mut frame = if grade == Grade::Tunnel { super_frame(&[packet.clone(), packet]).0 } else { packet };
         let at = bytes.first().map_or(0, |byte| usize::from(*byte)) % frame.len();
         frame[at] ^= bytes.last().copied().unwrap_or(0);
         let now = world.now + Duration::from_millis(world.rounds as u64);
         for frame in [bytes, &frame] {
             let mut out = Vec::new();
-            let _ = black_box((Probe::parse(frame), world.prober.receive(1, frame, now, &mut out)));
+            let _ = black_box((Probe::parse(frame), packets(frame).count(), world.prober.receive(1, frame, now, &mut out)));
             assert!(out.len() <= 1, "at most one answer");
         }
     };
     push_header ["encap::encap"] => |world, bytes| world.with_frame(bytes, |_, frame| {
         encap::encap(frame, vni());
         frame.pull_front(8);
+    });
+    outer_headers ["outer::takes", "outer::emit"] => |world, bytes| world.with_frame(bytes, |_, frame| {
+        let (device, src, dst) = (MacAddr::ZERO, source(), source());
+        let outer = Outer { device, src, src_port: 1, dst, dst_port: 2, tos: 0, vni: vni() };
+        if outer::takes(frame, false) {
+            let headers_len = outer.emit(frame, 100, &mut [0; outer::HEADERS_LEN_MAX]);
+            assert_eq!(headers_len, Ok(74), "a classified super-frame is what it says");
+        }
     });
     build_plan ["plan::build"] => |world, bytes| world.with_frame(bytes, |plan, frame| {
         let Some(gso) = frame.offload.gso else { return };
@@ -131,7 +142,7 @@ impl World {
         admission.set_segments([(vni(), 200)]);
         admission.put(&RemoteVtep { id: 1, addr: source(), kind: RemoteKind::Weft, vnis: vec![vni()] }, now);
         let (pool, coalescer) = (FramePool::new(64), Coalescer::new(true));
-        let mut prober = Prober::new(true, 1);
+        let mut prober = Prober::new(Some(Grade::Tunnel), 1);
         prober.set_remotes([(1, RemoteKind::Weft, source())], now);
         Self { admission, now, pool, coalescer, plan: Plan::default(), prober, rounds: 0 }
     }
