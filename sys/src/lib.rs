@@ -16,6 +16,7 @@ pub mod packet_socket;
 pub mod process;
 mod raw;
 pub mod tap;
+pub mod tunnel;
 pub mod udp;
 pub mod unshare;
 

@@ -17,8 +17,10 @@ pub(crate) struct Ifreq {
 const _: () = assert!(size_of::<Ifreq>() == size_of::<libc::ifreq>());
 
 impl Ifreq {
-    /// A pattern: the kernel puts a free number in place of `%d`.
-    pub(crate) const PATTERN: Self = Self { name: *b"weft-new%d\0\0\0\0\0\0", data: [0; 24] };
+    /// A guest's device in the making: the kernel puts a free number in place of `%d`.
+    pub(crate) const GUEST: Self = Self { name: *b"weft-new%d\0\0\0\0\0\0", data: [0; 24] };
+    /// A tunnel device, as above.
+    pub(crate) const TUNNEL: Self = Self { name: *b"weft-out%d\0\0\0\0\0\0", data: [0; 24] };
 
     /// For the interface of that name; `None` when no interface can have it.
     pub(crate) fn new(ifname: &str) -> Option<Self> {

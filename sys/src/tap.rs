@@ -130,7 +130,7 @@ fn create(request: &TapRequest<'_>) -> Result<(Tap, String), TapError> {
     let ifname = request.ifname;
     let step = |step| move |source: io::Error| TapError::Step { ifname: ifname.to_owned(), step, source };
     Ifreq::new(ifname).ok_or_else(|| TapError::Name { ifname: ifname.to_owned() })?;
-    let (first, made) = open_queue(ifname, Ifreq::PATTERN)?;
+    let (first, made) = open_queue(ifname, Ifreq::GUEST, VNET_HDR_LEN)?;
     let offloads = probe_offloads(&first).map_err(step("set its offloads"))?;
     let control = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None)
         .map_err(|e| step("open a control socket")(e.into()))?;
@@ -147,7 +147,7 @@ fn create(request: &TapRequest<'_>) -> Result<(Tap, String), TapError> {
         .map_err(netlink_error(ifname, "set its queue length"))?;
     let mut queues = vec![first];
     while queues.len() < request.queues.clamp(1, QUEUES_MAX) {
-        queues.push(open_queue(ifname, made)?.0);
+        queues.push(open_queue(ifname, made, VNET_HDR_LEN)?.0);
     }
     Ok((Tap { queues, ifindex: 0, offloads }, made.ifname()))
 }
@@ -174,7 +174,7 @@ pub fn set_offloads(queue: BorrowedFd<'_>, wanted: TapOffloads) -> io::Result<()
 }
 
 /// Opens a queue of the device; gives its name too, which the kernel chose when asked by a pattern.
-fn open_queue(ifname: &str, ifreq: Ifreq) -> Result<(OwnedFd, Ifreq), TapError> {
+pub(crate) fn open_queue(ifname: &str, ifreq: Ifreq, vnet_hdr_len: usize) -> Result<(OwnedFd, Ifreq), TapError> {
     let name = || ifname.to_owned();
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let queue = rustix::fs::open("/dev/net/tun", flags, Mode::empty()).map_err(|e| match io::Error::from(e) {
@@ -182,21 +182,23 @@ fn open_queue(ifname: &str, ifreq: Ifreq) -> Result<(OwnedFd, Ifreq), TapError> 
         e if e.kind() == io::ErrorKind::PermissionDenied => TapError::DriverDenied,
         source => TapError::Step { ifname: name(), step: "open /dev/net/tun", source },
     })?;
-    let wanted = (IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE).to_ne_bytes();
+    // The tunnel device has one queue that all workers write to.
+    let queues = if vnet_hdr_len == VNET_HDR_LEN { IFF_MULTI_QUEUE } else { 0 };
+    let wanted = (IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | queues).to_ne_bytes();
     let mut named = ifreq.with(&wanted);
     ioctl_ifreq(&queue, TUNSETIFF, &mut named).map_err(|e| match e.raw_os_error() {
         Some(libc::EPERM) => TapError::NotAllowed { ifname: name() },
         _ => TapError::Step { ifname: name(), step: "create it", source: e },
     })?;
     let step = |step| move |source| TapError::Step { ifname: ifname.to_owned(), step, source };
-    ioctl_int(&queue, TUNSETVNETHDRSZ, VNET_HDR_LEN as i32).map_err(step("set the vnet header's length"))?;
+    ioctl_int(&queue, TUNSETVNETHDRSZ, vnet_hdr_len as i32).map_err(step("set the vnet header's length"))?;
     ioctl_int(&queue, TUNSETVNETLE, 1).map_err(step("set the vnet header's byte order"))?;
     Ok((queue, named))
 }
 
 fn probe_offloads(queue: &OwnedFd) -> io::Result<TapOffloads> {
     // From the most that any kernel has downwards: an older one answers EINVAL to a bit that it does not know.
-    for bits in [0x6f, 0x0f, 0x07, 0x01, 0] {
+    for bits in [TapOffloads::ALL_BITS, 0x0f, 0x07, 0x01, 0] {
         match ioctl_value(queue, TUNSETOFFLOAD, bits) {
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) && bits != 0 => {}
             Err(e) => return Err(e),
@@ -207,6 +209,9 @@ fn probe_offloads(queue: &OwnedFd) -> io::Result<TapOffloads> {
 }
 
 impl TapOffloads {
+    /// The most that any kernel has for frames that are not encapsulated.
+    pub(crate) const ALL_BITS: libc::c_ulong = 0x6f;
+
     fn bits(self) -> libc::c_ulong {
         let tso = if self.tso { TUN_F_TSO4 | TUN_F_TSO6 } else { 0 };
         let ecn = if self.tso && self.tso_ecn { TUN_F_TSO_ECN } else { 0 };
@@ -229,7 +234,7 @@ const IFF_NO_PI: u16 = 0x1000;
 const IFF_VNET_HDR: u16 = 0x4000;
 const IFF_MULTI_QUEUE: u16 = 0x0100;
 const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
-const TUNSETOFFLOAD: libc::Ioctl = 0x4004_54d0;
+pub(crate) const TUNSETOFFLOAD: libc::Ioctl = 0x4004_54d0;
 const TUNSETVNETHDRSZ: libc::Ioctl = 0x4004_54d8;
 const TUNSETVNETLE: libc::Ioctl = 0x4004_54dc;
 const TUN_F_CSUM: libc::c_ulong = 0x01;
