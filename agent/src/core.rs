@@ -444,6 +444,7 @@ const fn rung_name(rung: Rung) -> &'static str {
         Rung::Single => "single",
         Rung::Batch => "batch",
         Rung::Segment => "segment",
+        Rung::Tunnel => "tunnel",
     }
 }
 

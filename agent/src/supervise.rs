@@ -237,7 +237,8 @@ mod tests {
         let mut supervisor = Supervisor::new(now);
         supervisor.work(now);
         let (addr, rung) = ([192, 0, 2, 1].into(), Rung::Batch);
-        let underlay = Underlay { addr, udp_port: 4789, rx_fds: 1, tx_fds: 1, mtu: 1500, rung };
+        let underlay =
+            Underlay { addr, udp_port: 4789, rx_fds: 1, tx_fds: 1, mtu: 1500, rung, tunnel: None, refused: Vec::new() };
         supervisor.started(Ok(Started { underlay: Some(underlay), ..Started::default() }), now);
         let changed = Polled { underlay_mtu: Some(9000), ..Polled::default() };
         supervisor.polled(Ok(changed.clone()), now);

@@ -3,12 +3,15 @@
 //! A flow sends from one socket, picked by its hash, so that the network between hosts spreads flows over its paths
 //! (RFC 7348, section 5). All are opened once: a datagram queued on a socket that is closed is lost. So a later MTU is
 //! only told to the vswitch, and sockets outlive an address that goes away and comes back.
+//! Where the kernel has it, a device beside them takes encapsulated super-frames uncut.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
-use weft_program::message::{Rung, Underlay};
+use weft_program::MacAddr;
+use weft_program::message::{Rung, TunnelDevice, Underlay};
 use weft_sys::netlink::{Changes, Netlink};
+use weft_sys::tunnel;
 use weft_sys::udp::{self, UdpError, UdpRequest};
 
 /// Sending sockets of a host.
@@ -41,7 +44,7 @@ impl Watch {
     }
 }
 
-/// Opens all sockets; the receiving ones come first. `seed` picks the first source port to try.
+/// Opens all sockets, the receiving ones first, and the tunnel device, which comes last. `seed` picks the first source port to try.
 pub fn open(
     addr: IpAddr,
     udp_port: u16,
@@ -49,12 +52,12 @@ pub fn open(
     rung: Option<Rung>,
     seed: u64,
 ) -> Result<(Underlay, Vec<OwnedFd>), String> {
-    let rung = rung.unwrap_or(Rung::Segment);
+    let best = rung.unwrap_or(Rung::Tunnel);
     let mtu = mtu_of(addr)?;
     let rx = UdpRequest {
         addr: SocketAddr::new(addr, udp_port),
         reuse_port: true,
-        gro: rung == Rung::Segment,
+        gro: best >= Rung::Segment,
         receive_buffer: RECEIVE_BUFFER,
         send_buffer: SEND_BUFFER,
     };
@@ -63,8 +66,21 @@ pub fn open(
     let workers = workers.max(1);
     let mut fds = (0..workers).map(|_| udp::open(&rx)).collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
     let tx_fds = open_senders(addr, seed, &mut fds)?;
-    let rung = if rung == Rung::Segment && !fds.iter().all(udp::can_segment) { Rung::Batch } else { rung };
-    Ok((Underlay { addr, udp_port, rx_fds: workers, tx_fds, mtu, rung }, fds))
+    let mut underlay =
+        Underlay { addr, udp_port, rx_fds: workers, tx_fds, mtu, rung: best, tunnel: None, refused: Vec::new() };
+    if best >= Rung::Segment && !fds.iter().all(udp::can_segment) {
+        underlay.refuse(Rung::Segment, Rung::Batch, "this kernel has no UDP_SEGMENT: Linux 4.18 or later does");
+    }
+    if underlay.rung == Rung::Tunnel {
+        match tunnel::open(addr.is_ipv6()) {
+            Ok(tunnel) => {
+                fds.push(tunnel.queue);
+                underlay.tunnel = Some(TunnelDevice { ifname: tunnel.ifname, mac: MacAddr(tunnel.mac) });
+            }
+            Err(error) => underlay.refuse(Rung::Tunnel, Rung::Segment, &error.to_string()),
+        }
+    }
+    Ok((underlay, fds))
 }
 
 fn open_senders(addr: IpAddr, seed: u64, fds: &mut Vec<OwnedFd>) -> Result<usize, String> {
@@ -116,6 +132,11 @@ mod tests {
     use super::*;
     use weft_sys::{netns, process};
 
+    /// The tunnel device where the kernel has it.
+    fn best_here(underlay: &Underlay) -> Rung {
+        if underlay.tunnel.is_some() { Rung::Tunnel } else { Rung::Segment }
+    }
+
     #[test]
     fn sockets_are_opened_on_the_address_and_the_mtu_is_the_devices() {
         if !process::holds(process::Capability::SysAdmin) {
@@ -133,8 +154,9 @@ mod tests {
             netlink.set_up("va").unwrap();
             let (underlay, fds) = open(addr, 4789, 2, None, u64::from(u16::MAX)).unwrap();
             assert_eq!((underlay.rx_fds, underlay.tx_fds, underlay.mtu), (2, TX_SOCKETS, 1600));
-            assert_eq!((fds.len(), underlay.rung), (2 + TX_SOCKETS, Rung::Segment));
-            let mut ports: Vec<_> = fds[2..].iter().map(|fd| udp::local_addr(fd).unwrap().port()).collect();
+            assert_eq!((fds.len(), underlay.rung), (underlay.fds(), best_here(&underlay)));
+            let mut ports: Vec<_> =
+                fds[2..2 + TX_SOCKETS].iter().map(|fd| udp::local_addr(fd).unwrap().port()).collect();
             assert!(ports.iter().all(|port| TX_PORTS.contains(port)));
             ports.sort_unstable();
             ports.dedup();

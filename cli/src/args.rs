@@ -288,6 +288,8 @@ pub enum RungName {
     Batch,
     /// Many segments per datagram
     Segment,
+    /// Besides, TCP super-frames uncut (Linux 6.17)
+    Tunnel,
 }
 
 impl RungName {
@@ -297,6 +299,7 @@ impl RungName {
             Self::Single => "single",
             Self::Batch => "batch",
             Self::Segment => "segment",
+            Self::Tunnel => "tunnel",
         }
     }
 }

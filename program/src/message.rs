@@ -187,6 +187,12 @@ impl Underlay {
     pub fn fds(&self) -> usize {
         self.rx_fds.saturating_add(self.tx_fds).saturating_add(usize::from(self.tunnel.is_some()))
     }
+
+    /// Keeps to `rung`, because this host cannot have `refused`.
+    pub fn refuse(&mut self, refused: Rung, rung: Rung, why: &str) {
+        self.refused.push((refused, why.to_owned()));
+        self.rung = rung;
+    }
 }
 
 /// A TAP device of the host's own, with a 24-byte vnet header: what is written to it is routed as if it had come in.

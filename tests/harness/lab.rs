@@ -22,13 +22,15 @@ impl Setup {
     pub const DEFAULT: Self = Self { workers: 1, rung: None };
 
     /// Every rung with one and with two workers.
-    pub const MATRIX: [Self; 6] = [
+    pub const MATRIX: [Self; 8] = [
         Self { workers: 1, rung: Some("single") },
         Self { workers: 2, rung: Some("single") },
         Self { workers: 1, rung: Some("batch") },
         Self { workers: 2, rung: Some("batch") },
         Self { workers: 1, rung: Some("segment") },
         Self { workers: 2, rung: Some("segment") },
+        Self { workers: 1, rung: Some("tunnel") },
+        Self { workers: 2, rung: Some("tunnel") },
     ];
 }
 

@@ -13,7 +13,9 @@ macro_rules! on_every_rung {
                 rung_batch_one_worker = 2,
                 rung_batch_two_workers = 3,
                 rung_segment_one_worker = 4,
-                rung_segment_two_workers = 5
+                rung_segment_two_workers = 5,
+                rung_tunnel_one_worker = 6,
+                rung_tunnel_two_workers = 7
             }
         }
     )+};

@@ -206,7 +206,7 @@ fn transfer(make: Make, to: &str, last: u8, version: u8) -> (u64, usize) {
 fn over_everything(loss_percent: usize) {
     let mut lost = 0;
     for version in [4, 6] {
-        for rung in [Rung::Single, Rung::Batch, Rung::Segment] {
+        for rung in [Rung::Single, Rung::Batch, Rung::Segment, Rung::Tunnel] {
             for (workers, offloads) in [(1, Offloads::default()), (2, Offloads::default()), (1, ALL), (2, ALL)] {
                 let make = Make { seed: 7, rung, offloads, workers, loss_percent };
                 let (lost_here, super_frames) = transfer(make, "b", 2, version);

@@ -80,7 +80,7 @@ impl<F: Fleet> Control<F> {
     pub fn handle(&mut self, now: Instant, request: Request, fds: Vec<OwnedFd>) -> Vec<Answer> {
         let wanted = match &request {
             Request::Attach(device) => device.fds,
-            Request::AttachUnderlay(underlay) => underlay.rx_fds.saturating_add(underlay.tx_fds),
+            Request::AttachUnderlay(underlay) => underlay.fds(),
             _ => 0,
         };
         if fds.len() != wanted {

@@ -66,8 +66,10 @@ pub struct IoCounters {
     pub underlay_writes: u64,
     /// Messages sent; one may carry many VXLAN packets.
     pub underlay_tx_messages: u64,
-    /// VXLAN packets sent.
+    /// VXLAN packets sent over the sockets.
     pub underlay_tx_packets: u64,
+    /// Super-frames sent uncut over the tunnel device.
+    pub underlay_tx_whole: u64,
     /// Times that a better rung was given up.
     pub rung_falls: u64,
     /// Datagrams that the receiving sockets had no room for (`SO_RXQ_OVFL`).
@@ -187,7 +189,7 @@ impl std::ops::AddAssign<&Self> for PortCounters {
 
 impl IoCounters {
     /// By name, for reports.
-    pub const fn named(&self) -> [(&'static str, u64); 14] {
+    pub const fn named(&self) -> [(&'static str, u64); 15] {
         [
             ("rounds", self.rounds),
             ("port_reads", self.port_reads),
@@ -201,6 +203,7 @@ impl IoCounters {
             ("underlay_writes", self.underlay_writes),
             ("underlay_tx_messages", self.underlay_tx_messages),
             ("underlay_tx_packets", self.underlay_tx_packets),
+            ("underlay_tx_whole", self.underlay_tx_whole),
             ("rung_falls", self.rung_falls),
             ("underlay_overflow", self.underlay_overflow),
         ]

@@ -15,7 +15,7 @@ use weft_vtep::mtu::{self, AnswerLimiter, Fit};
 
 use crate::egress;
 use crate::execute::{Flight, Outputs};
-use crate::underlay::{Departure, Joins};
+use crate::underlay::{Carriage, Departure};
 use crate::worker::Origin;
 
 /// The way to a remote, for one frame and all that is cut from it.
@@ -25,14 +25,12 @@ struct Way {
     vni: Vni,
     socket: usize,
     source: DropSource,
-    /// Whether super-frames may leave as one message.
-    whole: bool,
+    carriage: Carriage,
 }
 
 impl Way {
     const fn departure(self, frame: Frame, tos: u8, cut: Option<u16>) -> Departure {
-        let joins = if self.whole { Joins::May } else { Joins::Never };
-        Departure { frame, source: self.source, to: self.to, tos, vni: self.vni, cut, joins }
+        Departure { frame, source: self.source, to: self.to, tos, vni: self.vni, cut, carriage: self.carriage }
     }
 }
 
@@ -47,7 +45,7 @@ impl Outputs {
             vni,
             socket: tunnel.socket(flight.key),
             source,
-            whole: tunnel.sends_segments(remote.id),
+            carriage: tunnel.carriage(remote.id),
         };
         let size = frame.offload.gso.map_or(0, |gso| gso.size);
         match mtu::fit(&frame, tunnel.inner_mtu()) {
@@ -64,7 +62,8 @@ impl Outputs {
         if frame.offload.gso.is_none() {
             return self.depart_plain(way, frame);
         }
-        if way.whole {
+        // The sockets or the device cut it.
+        if way.carriage != Carriage::Alone {
             let tos = ecn::outer_tos(frame.bytes(), Dscp::Copy);
             return self.queue(way, way.departure(frame, tos, Some(size)));
         }

@@ -18,7 +18,16 @@ fn core(cached: Option<Cached>) -> (Core, Instant) {
 
 fn underlay() -> Underlay {
     let addr = [192, 0, 2, 1].into();
-    Underlay { addr, udp_port: 4789, rx_fds: 1, tx_fds: 1, mtu: 1600, rung: Rung::Batch }
+    Underlay {
+        addr,
+        udp_port: 4789,
+        rx_fds: 1,
+        tx_fds: 1,
+        mtu: 1600,
+        rung: Rung::Batch,
+        tunnel: None,
+        refused: Vec::new(),
+    }
 }
 
 /// Does each piece of work as a healthy host would.

@@ -87,6 +87,7 @@ impl From<RungName> for Rung {
             RungName::Single => Self::Single,
             RungName::Batch => Self::Batch,
             RungName::Segment => Self::Segment,
+            RungName::Tunnel => Self::Tunnel,
         }
     }
 }

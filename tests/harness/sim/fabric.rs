@@ -71,7 +71,16 @@ impl Fabric {
             let mut program = lower(&program, &mut names).expect("what the compiler makes can be lowered");
             let mut vswitch = Control::inline(make.workers, random.bits(), now).expect("epoll and eventfd");
             let rung = make.rung;
-            let config = Underlay { addr, udp_port: 4789, rx_fds: 0, tx_fds: 0, mtu: 1600, rung };
+            let config = Underlay {
+                addr,
+                udp_port: 4789,
+                rx_fds: 0,
+                tx_fds: 0,
+                mtu: 1600,
+                rung,
+                tunnel: None,
+                refused: Vec::new(),
+            };
             let underlay = vswitch.attach_memory_underlay(config, QUEUE_LEN).expect("the underlay fits");
             for port in program.ports.values_mut() {
                 port.live = true;

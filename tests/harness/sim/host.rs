@@ -243,7 +243,16 @@ impl Host {
 
     fn open_underlay(&mut self) -> Result<Underlay, String> {
         let rung = self.setup.rung;
-        let config = Underlay { addr: self.addr, udp_port: 4789, rx_fds: 0, tx_fds: 0, mtu: 1600, rung };
+        let config = Underlay {
+            addr: self.addr,
+            udp_port: 4789,
+            rx_fds: 0,
+            tx_fds: 0,
+            mtu: 1600,
+            rung,
+            tunnel: None,
+            refused: Vec::new(),
+        };
         let vswitch = self.vswitch.as_mut().ok_or("there is no vswitch")?;
         let end = vswitch.control.attach_memory_underlay(config.clone(), 1024).map_err(|why| why.to_string())?;
         (vswitch.underlay, vswitch.underlay_config) = (Some(end), Some(config.clone()));

@@ -125,7 +125,7 @@ impl World {
             let all = Offloads { csum: true, tso: true, tso_ecn: true, uso: true };
             let setup = Setup {
                 workers: 1 + random.below(2),
-                rung: random.pick(&[Rung::Single, Rung::Batch, Rung::Segment]),
+                rung: random.pick(&[Rung::Single, Rung::Batch, Rung::Segment, Rung::Tunnel]),
                 offloads: random.pick(&[all, Offloads::default()]),
                 seed: random.bits(),
             };

@@ -52,20 +52,20 @@ impl Ladder {
         &self.not_taken
     }
 
-    /// The rung was refused.
-    pub(super) fn fall(&mut self, to: Rung, why: String) {
-        self.not_taken.retain(|(rung, _)| *rung != self.rung);
-        self.not_taken.push((self.rung, why));
+    /// What `refused` needs was refused; with it go the better ones.
+    pub(super) fn fall(&mut self, refused: Rung, to: Rung, why: String) {
+        self.not_taken.retain(|(rung, _)| *rung != refused);
+        self.not_taken.push((refused, why));
         (self.rung, self.proved) = (to, to);
         self.try_at = self.now.map(|now| now + TRIAL_EVERY);
     }
 
-    /// Messages went out; `segmented` when UDP_SEGMENT had a part in it.
+    /// Messages went out; `used` is the best rung that had a part in it.
     #[inline]
-    pub(super) fn sent(&mut self, segmented: bool) {
-        if self.proved < self.rung && (segmented || self.rung != Rung::Segment) {
-            self.proved = self.rung;
-            self.not_taken.clear();
+    pub(super) fn sent(&mut self, used: Rung) {
+        if self.proved < self.rung && self.proved < used {
+            self.proved = used.min(self.rung);
+            self.not_taken.retain(|(rung, _)| *rung > used);
         }
     }
 }
@@ -82,16 +82,16 @@ mod tests {
         let start = Instant::now();
         let mut ladder = Ladder::new(Rung::Segment);
         ladder.begin(start);
-        ladder.fall(Rung::Batch, "EIO".into());
+        ladder.fall(Rung::Segment, Rung::Batch, "EIO".into());
         ladder.begin(start + TRIAL_EVERY - Duration::from_nanos(1));
         assert_eq!((ladder.rung(), ladder.proved()), (Rung::Batch, Rung::Batch));
         ladder.begin(start + TRIAL_EVERY);
-        ladder.sent(false);
+        ladder.sent(Rung::Batch);
         assert_eq!((ladder.rung(), ladder.proved(), ladder.not_taken().len()), (Rung::Segment, Rung::Batch, 1));
-        ladder.fall(Rung::Batch, "EIO again".into());
+        ladder.fall(Rung::Segment, Rung::Batch, "EIO again".into());
         assert_eq!(ladder.not_taken(), [(Rung::Segment, "EIO again".to_owned())]);
         ladder.begin(start + TRIAL_EVERY * 2);
-        ladder.sent(true);
+        ladder.sent(Rung::Segment);
         assert_eq!((ladder.rung(), ladder.proved(), ladder.not_taken().len()), (Rung::Segment, Rung::Segment, 0));
         ladder.begin(start + TRIAL_EVERY * 9);
         assert_eq!(ladder.rung(), Rung::Segment);
@@ -102,10 +102,25 @@ mod tests {
         let start = Instant::now();
         let mut ladder = Ladder::new(Rung::Segment);
         ladder.begin(start);
-        ladder.fall(Rung::Batch, "UDP_SEGMENT".into());
-        ladder.fall(Rung::Single, "sendmmsg".into());
+        ladder.fall(Rung::Segment, Rung::Batch, "UDP_SEGMENT".into());
+        ladder.fall(Rung::Batch, Rung::Single, "sendmmsg".into());
         assert_eq!((ladder.proved(), ladder.not_taken().len()), (Rung::Single, 2));
         ladder.begin(start + TRIAL_EVERY);
         assert_eq!(ladder.rung(), Rung::Segment);
+    }
+
+    #[test]
+    fn a_rung_between_may_prove_itself_while_the_best_is_still_on_trial() {
+        let start = Instant::now();
+        let mut ladder = Ladder::new(Rung::Tunnel);
+        ladder.begin(start);
+        ladder.fall(Rung::Tunnel, Rung::Segment, "EIO".into());
+        ladder.fall(Rung::Segment, Rung::Batch, "UDP_SEGMENT".into());
+        ladder.begin(start + TRIAL_EVERY);
+        ladder.sent(Rung::Segment);
+        let reasons = [(Rung::Tunnel, "EIO".to_owned())];
+        assert_eq!((ladder.rung(), ladder.proved(), ladder.not_taken()), (Rung::Tunnel, Rung::Segment, &reasons[..]));
+        ladder.sent(Rung::Tunnel);
+        assert_eq!((ladder.proved(), ladder.not_taken().len()), (Rung::Tunnel, 0));
     }
 }

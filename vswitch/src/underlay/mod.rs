@@ -10,13 +10,14 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use weft_packet::{FlowKey, Frame, Vni, flow_hash};
+use weft_packet::{FlowKey, Frame, MacAddr, Vni, flow_hash};
 use weft_program::message::{DropSource, RemoteRung, Rung, Underlay};
 use weft_program::{RemoteId, RemoteKind};
 use weft_sys::udp;
 use weft_vtep::admission::{self, Admission, RemoteVtep};
 use weft_vtep::encap::Entropy;
 use weft_vtep::mtu;
+use weft_vtep::probe::Grade;
 
 use crate::tables::Tables;
 
@@ -40,8 +41,16 @@ pub struct AttachedUnderlay {
 
 #[derive(Debug)]
 enum Sockets {
-    Udp { rx: Vec<OwnedFd>, tx: Vec<OwnedFd> },
+    Udp { rx: Vec<OwnedFd>, tx: Vec<OwnedFd>, device: Option<Device> },
     Memory(Arc<Mutex<Queues>>),
+}
+
+/// The tunnel device, and the source port of each sending socket, which its frames have too.
+#[derive(Debug)]
+struct Device {
+    queue: OwnedFd,
+    mac: MacAddr,
+    ports: Vec<u16>,
 }
 
 /// The far end of an underlay without a kernel.
@@ -70,7 +79,9 @@ struct Queues {
     len_max: usize,
     /// Messages with UDP_SEGMENT that are taken before they are refused.
     segments: u64,
-    /// The last packet of each message with UDP_SEGMENT arrives changed.
+    /// Super-frames that are taken uncut before they are refused.
+    super_frames: u64,
+    /// The last packet of each message with UDP_SEGMENT, and the end of each uncut super-frame, arrives changed.
     breaks_segments: bool,
 }
 
@@ -99,39 +110,50 @@ pub(crate) struct Departure {
     pub(crate) vni: Vni,
     /// Payload bytes of the segments that a super-frame is cut into.
     pub(crate) cut: Option<u16>,
-    pub(crate) joins: Joins,
+    pub(crate) carriage: Carriage,
 }
 
-/// Whether a frame may share a message with others to the same remote.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Joins {
-    /// It goes alone: its remote does not take segments.
-    Never,
-    /// As the sockets allow.
-    May,
-    /// It is part of a probe of just that: alone it would prove nothing.
-    Must,
+/// How a frame may travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Carriage {
+    /// In a message of its own: its remote does not take segments.
+    Alone,
+    /// In one message with others to the same remote, as the sockets allow.
+    Joined,
+    /// A TCP super-frame uncut, over the tunnel device; all else as above.
+    Whole,
+    /// A part of a probe of just that, which proves nothing in any other way.
+    MustJoin,
+    /// A probe, as above.
+    MustBeWhole,
 }
 
 impl AttachedUnderlay {
     /// The sockets that came with the description: receiving ones first.
     pub fn new(config: Underlay, mut fds: Vec<OwnedFd>) -> Self {
-        let tx = fds.split_off(config.rx_fds.min(fds.len()));
-        let mut refused = Vec::new();
+        let mut tx = fds.split_off(config.rx_fds.min(fds.len()));
+        let queue = tx.split_off(config.tx_fds.min(tx.len())).pop();
+        let mut refused = config.refused.clone();
         for rx in &fds {
-            if let Err(error) = udp::set_gro(rx, config.rung == Rung::Segment) {
-                refused = vec![(Rung::Segment, format!("UDP_GRO: {error}"))];
+            if let Err(error) = udp::set_gro(rx, config.rung >= Rung::Segment) {
+                refused.push((Rung::Segment, format!("UDP_GRO: {error}")));
             }
         }
+        let port = |fd: &OwnedFd| udp::local_addr(fd).map_or(config.udp_port, |addr| addr.port());
+        let device = config.tunnel.as_ref().zip(queue);
+        let device =
+            device.map(|(tunnel, queue)| Device { queue, mac: tunnel.mac, ports: tx.iter().map(port).collect() });
         let probes = probes::Probes::new(config.rung);
-        Self { mtu: AtomicU16::new(config.mtu), config, sockets: Sockets::Udp { rx: fds, tx }, refused, probes }
+        let sockets = Sockets::Udp { rx: fds, tx, device };
+        Self { mtu: AtomicU16::new(config.mtu), config, sockets, refused, probes }
     }
 
     /// An underlay without a kernel, with queues of `len_max` datagrams.
     pub fn in_memory(config: Underlay, len_max: usize) -> (Self, UnderlayEnd) {
         let (incoming, outgoing) = (VecDeque::new(), VecDeque::new());
-        let queues =
-            Arc::new(Mutex::new(Queues { incoming, outgoing, len_max, segments: u64::MAX, breaks_segments: false }));
+        let (segments, super_frames, breaks_segments) = (u64::MAX, u64::MAX, false);
+        let queues = Queues { incoming, outgoing, len_max, segments, super_frames, breaks_segments };
+        let queues = Arc::new(Mutex::new(queues));
         let end = UnderlayEnd { queues: queues.clone() };
         let (mtu, probes) = (AtomicU16::new(config.mtu), probes::Probes::new(config.rung));
         (Self { config, mtu, sockets: Sockets::Memory(queues), refused: Vec::new(), probes }, end)
@@ -150,7 +172,10 @@ impl AttachedUnderlay {
     /// The descriptors, in the order in which they came.
     pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
         match &self.sockets {
-            Sockets::Udp { rx, tx } => rx.iter().chain(tx).map(AsFd::as_fd).collect(),
+            Sockets::Udp { rx, tx, device } => {
+                let queue = device.iter().map(|device| device.queue.as_fd());
+                rx.iter().chain(tx).map(AsFd::as_fd).chain(queue).collect()
+            }
             Sockets::Memory(_) => Vec::new(),
         }
     }
@@ -189,7 +214,13 @@ impl UnderlayEnd {
         lock(&self.queues).segments = messages;
     }
 
-    /// From now on a message with UDP_SEGMENT arrives with its last packet changed, as on a path with a broken device.
+    /// Takes so many more super-frames uncut, then refuses them as a device that went away does.
+    pub fn take_super_frames(&self, super_frames: u64) {
+        lock(&self.queues).super_frames = super_frames;
+    }
+
+    /// From now on a message with UDP_SEGMENT, and an uncut super-frame, arrives with its last packet changed, as on a path
+    /// with a broken device.
     pub fn break_segments(&self, breaks: bool) {
         lock(&self.queues).breaks_segments = breaks;
     }
@@ -243,9 +274,22 @@ impl Tunnel {
         self.entropy.socket(flow_hash(key))
     }
 
-    /// Whether super-frames may leave to this remote as one message: the sockets take them, and a probe came through.
-    pub(crate) fn sends_segments(&self, remote: RemoteId) -> bool {
-        self.ladder.rung() == Rung::Segment && self.prober.takes_segments(remote)
+    /// How frames may travel to this remote: as the sockets and the device allow, and a probe came through.
+    pub(crate) fn carriage(&self, remote: RemoteId) -> Carriage {
+        match self.prober.grade(remote).zip(self.able()) {
+            None => Carriage::Alone,
+            Some((Grade::Tunnel, Grade::Tunnel)) => Carriage::Whole,
+            Some(_) => Carriage::Joined,
+        }
+    }
+
+    /// What the sockets and the device take now.
+    fn able(&self) -> Option<Grade> {
+        match self.ladder.rung() {
+            Rung::Single | Rung::Batch => None,
+            Rung::Segment => Some(Grade::Segment),
+            Rung::Tunnel => Some(Grade::Tunnel),
+        }
     }
 
     /// The best rung that is known to work.

@@ -3,7 +3,7 @@
 //! An answer arrives at whichever worker the kernel picks, and that worker acts on it. Worker 0 wakes for what is due
 //! later; another worker wakes only for what it began itself, which is over in a second.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,9 +13,9 @@ use weft_packet::{DropReason, Vni};
 use weft_program::RemoteId;
 use weft_program::message::{DropSource, RemoteRung, Rung};
 use weft_vtep::encap;
-use weft_vtep::probe::{Prober, Send};
+use weft_vtep::probe::{Grade, Prober, Send};
 
-use super::{Departure, Joins, Tunnel, kind};
+use super::{Carriage, Departure, Tunnel, kind};
 use crate::execute::Outputs;
 use crate::tables::Tables;
 
@@ -32,14 +32,19 @@ pub(super) struct Probes {
 #[derive(Debug, Default)]
 pub(super) struct WorkerProbes {
     version: u64,
-    segments: HashSet<RemoteId, FixedState>,
+    grades: HashMap<RemoteId, Grade, FixedState>,
     out: Vec<Send>,
     wake: Option<Instant>,
 }
 
 impl Probes {
     pub(super) fn new(best: Rung) -> Self {
-        let prober = Mutex::new(Prober::new(best == Rung::Segment, 0));
+        let grade = match best {
+            Rung::Single | Rung::Batch => None,
+            Rung::Segment => Some(Grade::Segment),
+            Rung::Tunnel => Some(Grade::Tunnel),
+        };
+        let prober = Mutex::new(Prober::new(grade, 0));
         Self { best, prober, version: AtomicU64::new(0) }
     }
 
@@ -51,11 +56,15 @@ impl Probes {
     /// The rung towards each remote.
     pub(super) fn reports(&self) -> Vec<RemoteRung> {
         let base = self.best.min(Rung::Batch);
-        let rung = |segment| if segment { Rung::Segment } else { base };
+        let rung = |grade| match grade {
+            None => base,
+            Some(Grade::Segment) => Rung::Segment,
+            Some(Grade::Tunnel) => Rung::Tunnel,
+        };
         let prober = self.lock();
         prober
             .reports()
-            .map(|r| RemoteRung { remote: RemoteId(r.remote), rung: rung(r.segment), reason: r.reason })
+            .map(|r| RemoteRung { remote: RemoteId(r.remote), rung: rung(r.grade), reason: r.reason })
             .collect()
     }
 
@@ -79,13 +88,13 @@ impl WorkerProbes {
         if probes.version.load(Ordering::Relaxed) != self.version {
             let prober = probes.lock();
             self.version = prober.version();
-            self.segments = prober.segment_remotes().map(RemoteId).collect();
+            self.grades = prober.grades().map(|(remote, grade)| (RemoteId(remote), grade)).collect();
         }
     }
 
     #[inline]
-    pub(super) fn takes_segments(&self, remote: RemoteId) -> bool {
-        self.segments.contains(&remote)
+    pub(super) fn grade(&self, remote: RemoteId) -> Option<Grade> {
+        self.grades.get(&remote).copied()
     }
 
     /// One frame of the probe VNI.
@@ -119,9 +128,9 @@ impl Tunnel {
 
     /// Does what is due.
     fn probe(&mut self, now: Instant) {
-        let (segments, mtu) = (self.ladder.rung() == Rung::Segment, self.inner_mtu());
+        let (able, mtu) = (self.able(), self.inner_mtu());
         let Self { attached, prober, worker, .. } = self;
-        let ((), wake) = attached.probes.with(|p| p.handle(now, segments, mtu, &mut prober.out));
+        let ((), wake) = attached.probes.with(|p| p.handle(now, able, mtu, &mut prober.out));
         prober.wake = wake.filter(|at| *worker == 0 || *at < now + SOON);
     }
 }
@@ -142,14 +151,22 @@ impl Outputs {
         for send in out {
             let Some(remote) = tables.remote(RemoteId(send.remote)) else { continue };
             let to = std::net::SocketAddr::new(remote.addr, remote.udp_port);
-            let joins = if send.segmented { Joins::Must } else { Joins::Never };
+            let carriage = match send.grade {
+                None => Carriage::Alone,
+                Some(Grade::Segment) => Carriage::MustJoin,
+                Some(Grade::Tunnel) => Carriage::MustBeWhole,
+            };
+            let cut = send.offload.gso.map(|gso| gso.size);
             for bytes in &send.frames {
                 let (Some(tunnel), Some(mut frame)) = (&mut self.tunnel, self.pool.take()) else { break };
                 frame.fill(bytes);
-                encap::encap(&mut frame, Vni::PROBE);
+                frame.offload = send.offload;
+                if cut.is_none() {
+                    encap::encap(&mut frame, Vni::PROBE);
+                }
                 self.counters.ledger.originated += 1;
                 let (source, vni) = (DropSource::Own, Vni::PROBE);
-                tunnel.queue(0, Departure { frame, source, to, tos: 0, vni, cut: None, joins });
+                tunnel.queue(0, Departure { frame, source, to, tos: 0, vni, cut, carriage });
                 self.count_queued();
             }
             self.flush();

@@ -1,22 +1,26 @@
-//! From queued frames to the sending sockets, by rung: UDP_SEGMENT, `sendmmsg`, or one `sendmsg` each.
+//! From queued frames to the kernel, by rung: the tunnel device, UDP_SEGMENT, `sendmmsg`, or one `sendmsg` each.
 //!
-//! On the top rung a super-frame is one message, and so is a row of equally long small packets to one remote. When the
-//! kernel refuses a rung, what was to go over it goes over the next one, and nothing that it took is sent again.
+//! On the upper rungs a super-frame is one message, and so is a row of equally long small packets to one remote; what
+//! goes over the device and what goes over the sockets keeps its order. When the kernel refuses a rung, what was to go
+//! over it goes over the next one, and nothing that it took is sent again.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::mem;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use rustix::io::Errno;
+use weft_packet::vxlan::{self, VxlanHeader};
 use weft_packet::{DropReason, FramePool};
 use weft_program::message::Rung;
 use weft_sys::udp::{Outgoing, SendBatch};
 use weft_vtep::encap;
+use weft_vtep::outer::{self, Outer};
 use weft_vtep::plan::{Plan, SEGMENTS_MAX_OLD, SEND_LEN_MAX};
 
-use super::{Departure, Joins, MemoryDatagram, Queues, Sockets, Tunnel, lock};
+use super::{Carriage, Departure, Device, MemoryDatagram, Queues, Sockets, Tunnel, lock};
 use crate::counters::Counters;
 use crate::egress;
 
@@ -38,8 +42,37 @@ struct Scratch {
     messages: Vec<Message>,
     /// Why each departure was not taken; `None` when it was.
     refused: Vec<Option<DropReason>>,
-    /// Whether a message with more than one packet was taken.
-    segmented: bool,
+    /// The best rung that had a part in what was taken.
+    used: Rung,
+}
+
+/// The way out for uncut super-frames of one socket's flows.
+#[derive(Debug, Clone, Copy)]
+struct Exit<'a> {
+    device: &'a Device,
+    socket: usize,
+    src: IpAddr,
+}
+
+impl Exit<'_> {
+    fn outer(&self, departure: &Departure) -> Outer {
+        Outer {
+            device: self.device.mac,
+            src: self.src,
+            src_port: self.device.ports[self.socket],
+            dst: departure.to.ip(),
+            dst_port: departure.to.port(),
+            tos: departure.tos,
+            vni: departure.vni,
+        }
+    }
+}
+
+impl Departure {
+    /// Whether it is a super-frame that the device takes, and may take.
+    fn goes_whole(&self) -> bool {
+        matches!(self.carriage, Carriage::Whole | Carriage::MustBeWhole) && outer::takes(&self.frame, self.to.is_ipv6())
+    }
 }
 
 /// What one system call sends, or a part of it.
@@ -49,6 +82,8 @@ struct Message {
     departures: Range<usize>,
     /// For a part of a super-frame: its plan, and which of the plan's sends.
     part: Option<(usize, usize)>,
+    /// A super-frame for the device, not for the socket.
+    whole: bool,
     /// The length of each packet but the last.
     stride: usize,
     len: usize,
@@ -59,6 +94,8 @@ struct Message {
 enum Sent {
     /// Every message was taken or refused.
     All,
+    /// The device does not take the super-frame: nothing from this message on was sent.
+    NoTunnel { message: usize, why: io::Error },
     /// The kernel does not do UDP_SEGMENT (for this route): nothing from this message on was sent.
     NoSegment { message: usize, why: io::Error },
     /// The kernel has no `sendmmsg`.
@@ -72,7 +109,7 @@ impl Sender {
             plans: Vec::new(),
             messages: Vec::new(),
             refused: Vec::new(),
-            segmented: false,
+            used: Rung::Single,
         };
         Self { queues: (0..sockets).map(|_| Vec::new()).collect(), dirty: Vec::new(), scratch }
     }
@@ -103,27 +140,35 @@ impl Tunnel {
         let mut taken = 0;
         while !queue.is_empty() {
             let rung = self.ladder.rung();
-            if rung != Rung::Segment {
+            if rung < Rung::Segment {
                 cut_in_software(queue, taken, pool, counters);
             }
             let scratch = &mut self.sender.scratch;
             scratch.plan(queue, rung);
             let sent = match &self.attached.sockets {
-                Sockets::Udp { tx, .. } => scratch.send(tx[socket].as_fd(), rung, queue, counters),
+                Sockets::Udp { tx, device, .. } => {
+                    let device = device.as_ref().map(|device| Exit { device, socket, src: self.attached.config.addr });
+                    scratch.send(tx[socket].as_fd(), device, rung, queue, counters)
+                }
                 Sockets::Memory(queues) => scratch.send_in_memory(&mut lock(queues), queue, counters),
             };
-            let (fall_to, message, why) = match sent {
+            let (refused, fall_to, message, why) = match sent {
                 Sent::All => {
-                    self.ladder.sent(scratch.segmented);
+                    self.ladder.sent(scratch.used);
                     return scratch.settle(queue, usize::MAX, pool, counters);
                 }
-                Sent::NoSegment { message, why } => (Rung::Batch, message, format!("UDP_SEGMENT: {why}")),
-                Sent::NoBatch { message, why } => (Rung::Single, message, format!("sendmmsg: {why}")),
+                Sent::NoTunnel { message, why } => {
+                    (Rung::Tunnel, Rung::Segment, message, format!("tunnel device: {why}"))
+                }
+                Sent::NoSegment { message, why } => {
+                    (Rung::Segment, Rung::Batch, message, format!("UDP_SEGMENT: {why}"))
+                }
+                Sent::NoBatch { message, why } => (Rung::Batch, Rung::Single, message, format!("sendmmsg: {why}")),
             };
             let unsent;
             (unsent, taken) = scratch.unsent(message);
             scratch.settle(queue, unsent, pool, counters);
-            self.ladder.fall(fall_to, why);
+            self.ladder.fall(refused, fall_to, why);
             counters.io.rung_falls += 1;
         }
     }
@@ -133,32 +178,39 @@ impl Scratch {
     /// Groups the queue into messages.
     fn plan(&mut self, queue: &[Departure], rung: Rung) {
         self.messages.clear();
-        self.segmented = false;
+        self.used = rung.min(Rung::Batch);
         self.refused.clear();
         self.refused.resize(queue.len(), None);
         let mut plans = 0;
         for (index, departure) in queue.iter().enumerate() {
-            if let Some(size) = departure.cut {
-                if plans == self.plans.len() {
-                    self.plans.push(Plan::default());
-                }
-                match self.plans[plans].build(&departure.frame, departure.vni, size, SEGMENTS_MAX_OLD) {
-                    Ok(()) => self.push_parts(index, plans),
-                    Err(reason) => self.refused[index] = Some(reason),
-                }
-                plans += 1;
-                continue;
-            }
-            let segments = rung == Rung::Segment;
-            if departure.joins == Joins::Must && !segments {
+            let in_vain = match departure.carriage {
+                Carriage::MustJoin => rung < Rung::Segment,
+                Carriage::MustBeWhole => rung < Rung::Tunnel,
+                Carriage::Alone | Carriage::Joined | Carriage::Whole => false,
+            };
+            if in_vain {
                 self.refused[index] = Some(DropReason::TxRefused);
                 continue;
             }
-            let joins = segments && departure.joins != Joins::Never;
-            if !(joins && self.messages.last_mut().is_some_and(|last| last.join(queue, index))) {
-                let len = departure.frame.len();
-                self.messages.push(Message { departures: index..index + 1, part: None, stride: len, len, packets: 1 });
+            let Some(size) = departure.cut else {
+                let joins = rung >= Rung::Segment && departure.carriage != Carriage::Alone;
+                if !(joins && self.messages.last_mut().is_some_and(|last| last.join(queue, index))) {
+                    self.messages.push(Message::plain(index, departure.frame.len()));
+                }
+                continue;
+            };
+            if rung == Rung::Tunnel && departure.goes_whole() {
+                self.messages.push(Message { whole: true, ..Message::plain(index, departure.frame.len()) });
+                continue;
             }
+            if plans == self.plans.len() {
+                self.plans.push(Plan::default());
+            }
+            match self.plans[plans].build(&departure.frame, departure.vni, size, SEGMENTS_MAX_OLD) {
+                Ok(()) => self.push_parts(index, plans),
+                Err(reason) => self.refused[index] = Some(reason),
+            }
+            plans += 1;
         }
     }
 
@@ -167,59 +219,130 @@ impl Scratch {
         self.messages.extend(parts.map(|(part, send)| Message {
             departures: index..index + 1,
             part: Some((plan, part)),
+            whole: false,
             stride: send.stride.into(),
             len: send.len,
             packets: send.blocks.len(),
         }));
     }
 
-    fn send(&mut self, fd: BorrowedFd<'_>, rung: Rung, queue: &[Departure], counters: &mut Counters) -> Sent {
-        let Self { batch, plans, messages, refused, segmented } = self;
+    fn send(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        device: Option<Exit<'_>>,
+        rung: Rung,
+        queue: &[Departure],
+        counters: &mut Counters,
+    ) -> Sent {
         let mut next = 0;
-        while next < messages.len() {
-            let mut sending = batch.start();
-            let first = next;
-            while let Some(message) = messages.get(next) {
-                if !sending.push(&message.outgoing(queue), message.slices(queue, plans)) {
-                    break;
-                }
-                next += 1;
-            }
-            let mut sent = 0;
-            while sent < sending.len() {
-                let message = first + sent;
-                counters.io.underlay_writes += 1;
-                let result = match rung {
-                    Rung::Single => sending.send_one(fd, sent).map(|()| 1),
-                    Rung::Batch | Rung::Segment => sending.send(fd, sent),
-                };
-                match result {
-                    Ok(count) => {
-                        let taken = &messages[message..message + count.max(1)];
-                        let packets = taken.iter().map(|m| m.packets).sum::<usize>();
-                        *segmented |= packets > taken.len();
-                        counters.io.underlay_tx_messages += taken.len() as u64;
-                        counters.io.underlay_tx_packets += packets as u64;
-                        sent += taken.len();
-                    }
-                    Err(why) => match Refusal::of(&why, rung, messages[message].packets > 1) {
-                        Refusal::Again => {}
-                        Refusal::NoSegment => return Sent::NoSegment { message, why },
-                        Refusal::NoBatch => return Sent::NoBatch { message, why },
-                        Refusal::Full => {
-                            let rest = messages[message].departures.start..;
-                            refused[rest].iter_mut().for_each(|slot| *slot = slot.or(Some(DropReason::TxFull)));
-                            return Sent::All;
-                        }
-                        Refusal::Drop(reason) => {
-                            refused[messages[message].departures.clone()].fill(Some(reason));
-                            sent += 1;
-                        }
-                    },
-                }
+        while next < self.messages.len() {
+            let result = if self.messages[next].whole {
+                self.send_whole(device, next, queue, counters)
+            } else {
+                self.send_batch(fd, rung, next, queue, counters)
+            };
+            match result {
+                Ok(after) => next = after,
+                Err(sent) => return sent,
             }
         }
         Sent::All
+    }
+
+    /// One super-frame through the device; the message behind it.
+    fn send_whole(
+        &mut self,
+        exit: Option<Exit<'_>>,
+        message: usize,
+        queue: &[Departure],
+        counters: &mut Counters,
+    ) -> Result<usize, Sent> {
+        let index = self.messages[message].departures.start;
+        let no_tunnel = |why| Err(Sent::NoTunnel { message, why });
+        let Some(exit) = exit else { return no_tunnel(io::ErrorKind::NotFound.into()) };
+        let departure = &queue[index];
+        let mut headers = [0; outer::HEADERS_LEN_MAX];
+        let emitted = exit.outer(departure).emit(&departure.frame, departure.cut.unwrap_or_default(), &mut headers);
+        let headers_len = match emitted {
+            Ok(len) => len,
+            Err(reason) => {
+                self.refused[index] = Some(reason);
+                return Ok(message + 1);
+            }
+        };
+        let slices = [IoSlice::new(&headers[..headers_len]), IoSlice::new(departure.frame.bytes())];
+        loop {
+            counters.io.underlay_writes += 1;
+            match rustix::io::writev(&exit.device.queue, &slices) {
+                Ok(_) => break,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => {
+                    self.refused[index] = Some(DropReason::TxFull);
+                    return Ok(message + 1);
+                }
+                Err(why) => return no_tunnel(why.into()),
+            }
+        }
+        self.used = Rung::Tunnel;
+        counters.io.underlay_tx_messages += 1;
+        counters.io.underlay_tx_whole += 1;
+        Ok(message + 1)
+    }
+
+    /// The messages from `first` on, as many as one batch holds or up to one for the device; the message behind them.
+    fn send_batch(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        rung: Rung,
+        first: usize,
+        queue: &[Departure],
+        counters: &mut Counters,
+    ) -> Result<usize, Sent> {
+        let Self { batch, plans, messages, refused, used } = self;
+        let mut sending = batch.start();
+        let mut next = first;
+        while let Some(message) = messages.get(next).filter(|message| !message.whole) {
+            if !sending.push(&message.outgoing(queue), message.slices(queue, plans)) {
+                break;
+            }
+            next += 1;
+        }
+        let mut sent = 0;
+        while sent < sending.len() {
+            let message = first + sent;
+            counters.io.underlay_writes += 1;
+            let result = match rung {
+                Rung::Single => sending.send_one(fd, sent).map(|()| 1),
+                Rung::Batch | Rung::Segment | Rung::Tunnel => sending.send(fd, sent),
+            };
+            match result {
+                Ok(count) => {
+                    let taken = &messages[message..message + count.max(1)];
+                    let packets = taken.iter().map(|m| m.packets).sum::<usize>();
+                    if packets > taken.len() {
+                        *used = (*used).max(Rung::Segment);
+                    }
+                    counters.io.underlay_tx_messages += taken.len() as u64;
+                    counters.io.underlay_tx_packets += packets as u64;
+                    sent += taken.len();
+                }
+                Err(why) => match Refusal::of(&why, rung, messages[message].packets > 1) {
+                    Refusal::Again => {}
+                    Refusal::NoSegment => return Err(Sent::NoSegment { message, why }),
+                    Refusal::NoBatch => return Err(Sent::NoBatch { message, why }),
+                    Refusal::Full => {
+                        let rest = messages[message].departures.start..;
+                        refused[rest].iter_mut().for_each(|slot| *slot = slot.or(Some(DropReason::TxFull)));
+                        return Err(Sent::All);
+                    }
+                    Refusal::Drop(reason) => {
+                        refused[messages[message].departures.clone()].fill(Some(reason));
+                        sent += 1;
+                    }
+                },
+            }
+        }
+        Ok(next)
     }
 
     /// An underlay without a kernel: cuts messages as the kernel would.
@@ -230,21 +353,35 @@ impl Scratch {
                     return Sent::NoSegment { message: index, why: Errno::IO.into() };
                 }
                 queues.segments -= 1;
-                self.segmented = true;
+                self.used = self.used.max(Rung::Segment);
+            }
+            if message.whole {
+                if queues.super_frames == 0 {
+                    return Sent::NoTunnel { message: index, why: Errno::IO.into() };
+                }
+                queues.super_frames -= 1;
+                self.used = Rung::Tunnel;
             }
             if queues.outgoing.len() + message.packets > queues.len_max {
                 self.refused[message.departures.clone()].fill(Some(DropReason::TxFull));
                 continue;
             }
             let mut bytes: Vec<u8> = message.slices(queue, &self.plans).flatten().copied().collect();
-            if let Some(last) = bytes.last_mut().filter(|_| message.packets > 1 && queues.breaks_segments) {
+            if message.whole {
+                let mut header = [0; vxlan::HEADER_LEN];
+                VxlanHeader { vni: queue[message.departures.start].vni }.emit(&mut header);
+                bytes.splice(0..0, header);
+            }
+            let large = message.packets > 1 || message.whole;
+            if let Some(last) = bytes.last_mut().filter(|_| large && queues.breaks_segments) {
                 *last ^= 1;
             }
             let out = message.outgoing(queue);
             counters.io.underlay_writes += 1;
             counters.io.underlay_tx_messages += 1;
             counters.io.underlay_tx_packets += message.packets as u64;
-            for packet in bytes.chunks(message.stride.max(1)) {
+            let stride = if message.whole { bytes.len() } else { message.stride.max(1) };
+            for packet in bytes.chunks(stride) {
                 queues.outgoing.push_back(MemoryDatagram {
                     addr: out.to,
                     payload: packet.to_vec(),
@@ -283,6 +420,10 @@ impl Scratch {
 }
 
 impl Message {
+    const fn plain(index: usize, len: usize) -> Self {
+        Self { departures: index..index + 1, part: None, whole: false, stride: len, len, packets: 1 }
+    }
+
     /// Takes the frame behind the last one in, if UDP_SEGMENT can carry it along: to the same remote with the same TOS,
     /// as long as all before it, or shorter and then the last.
     fn join(&mut self, queue: &[Departure], index: usize) -> bool {
@@ -291,8 +432,9 @@ impl Message {
         let open = self.len == self.stride * self.packets;
         let fits = self.packets < SEGMENTS_MAX_OLD && self.len + len <= SEND_LEN_MAX && len <= self.stride;
         let same = self.part.is_none()
+            && !self.whole
             && self.departures.end == index
-            && (first.to, first.tos, first.joins) == (new.to, new.tos, new.joins);
+            && (first.to, first.tos, first.carriage) == (new.to, new.tos, new.carriage);
         if !(open && fits && same) {
             return false;
         }
@@ -353,7 +495,7 @@ fn cut_in_software(queue: &mut Vec<Departure>, mut taken: usize, pool: &mut Fram
             queue.push(departure);
             continue;
         };
-        let Departure { frame, source, to, tos, vni, joins, .. } = departure;
+        let Departure { frame, source, to, tos, vni, carriage, .. } = departure;
         let mut pieces = Vec::new();
         if let Err(reason) = egress::segment(frame, size, pool, counters, &mut pieces) {
             counters.dropped(source, reason, &Arc::default());
@@ -364,7 +506,7 @@ fn cut_in_software(queue: &mut Vec<Departure>, mut taken: usize, pool: &mut Fram
         }
         queue.extend(pieces.into_iter().map(|mut frame| {
             encap::encap(&mut frame, vni);
-            Departure { frame, source, to, tos, vni, cut: None, joins }
+            Departure { frame, source, to, tos, vni, cut: None, carriage }
         }));
     }
 }

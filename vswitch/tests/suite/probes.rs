@@ -47,6 +47,23 @@ fn a_path_that_breaks_the_last_segment_costs_the_rung_and_no_byte() {
 }
 
 #[test]
+fn a_path_that_breaks_super_frames_costs_both_upper_rungs_and_heals() {
+    let mut world = World::new(1, Rung::Tunnel, ALL_OFFLOADS);
+    assert_eq!(rung(&mut world, 0), (Rung::Tunnel, String::new()));
+    assert_eq!(transfer(&mut world), 1);
+    world.hosts[0].underlay.break_segments(true);
+    world.pass(14);
+    let why = "8 of 9 segments arrived intact; tunnel GSO: 8 of 9 segments arrived intact";
+    let (fallen, told) = rung(&mut world, 0);
+    assert!(fallen == Rung::Batch && why.contains(&told), "{fallen:?} {told}");
+    assert_eq!(transfer(&mut world), 28);
+    world.hosts[0].underlay.break_segments(false);
+    world.pass(12);
+    assert_eq!(rung(&mut world, 0), (Rung::Tunnel, String::new()));
+    assert_eq!(transfer(&mut world), 1);
+}
+
+#[test]
 fn a_legacy_remote_gets_the_conservative_rung_and_sends_no_probes() {
     let mut world = World::new(1, Rung::Segment, ALL_OFFLOADS);
     let legacy = Op::PutRemote(Remote {

@@ -5,11 +5,11 @@ use weft_packet::{Csum, DropReason, Layout, Offload};
 use weft_program::message::{DropSource, Offloads, Request, Response, Rung};
 
 const PLAIN: Offload = Offload { csum: Csum::Unknown, gso: None };
-const RUNGS: [Rung; 3] = [Rung::Single, Rung::Batch, Rung::Segment];
+const RUNGS: [Rung; 4] = [Rung::Single, Rung::Batch, Rung::Segment, Rung::Tunnel];
 
 #[test]
 fn a_unicast_frame_crosses_the_tunnel() {
-    for (rung, workers) in RUNGS.into_iter().zip([1, 2, 1]) {
+    for (rung, workers) in RUNGS.into_iter().zip([1, 2, 1, 2]) {
         let mut world = World::new(workers, rung, ALL_OFFLOADS);
         let frame = udp(A, B, b"hello", true);
         world.send(A, &frame, PLAIN);
@@ -59,10 +59,11 @@ fn a_tcp_super_frame_arrives_whole_in_bytes_on_every_rung() {
         world.run();
         let frames = world.received(B);
         assert!(payloads(&frames) == payload, "{rung:?}");
-        assert!(world.crossed.iter().all(|datagram| datagram.payload.len() + 28 <= UNDERLAY_MTU.into()));
+        let fits = world.crossed.iter().all(|datagram| datagram.payload.len() + 28 <= UNDERLAY_MTU.into());
+        assert_eq!(fits, rung < Rung::Tunnel);
         let ledgers = world.balanced();
-        if rung == Rung::Segment {
-            assert!(frames.len() < 5, "coalesced again: {} frames", frames.len());
+        if rung >= Rung::Segment {
+            assert!(frames.len() < 5, "coalesced again, or never cut: {} frames", frames.len());
             assert_eq!((ledgers[0].split, ledgers[0].tx), (0, 1));
         } else {
             assert_eq!((ledgers[0].split, ledgers[0].tx), (27, 28));
@@ -149,6 +150,29 @@ fn a_rung_refused_in_the_middle_of_a_super_frame_sends_nothing_twice_and_is_trie
         assert_eq!(status.rungs_not_taken.is_empty(), rung == Rung::Segment, "{:?}", status.rungs_not_taken);
     }
     world.balanced();
+}
+
+#[test]
+fn a_tunnel_device_that_refuses_costs_no_frame_and_the_sockets_take_over() {
+    let payload: Vec<u8> = (0..30_000u32).map(|i| (i * 3) as u8).collect();
+    let mut world = World::new(1, Rung::Tunnel, ALL_OFFLOADS);
+    let (frame, offload) = tcp_super(A, B, &payload, 1460);
+    for (taken, rung, datagrams) in [(1, Rung::Tunnel, 1), (0, Rung::Segment, 21)] {
+        world.hosts[0].underlay.take_super_frames(taken);
+        world.crossed.clear();
+        world.send(A, &frame, offload);
+        world.run();
+        assert!(payloads(&world.received(B)) == payload);
+        let now = world.now;
+        let Response::Status(status) = world.hosts[0].ask(now, Request::Status) else { panic!() };
+        assert_eq!((status.rung, world.crossed.len()), (Some(rung), datagrams));
+        let why = status
+            .rungs_not_taken
+            .iter()
+            .any(|(rung, why)| *rung == Rung::Tunnel && why.starts_with("tunnel device: "));
+        assert_eq!(why, taken == 0, "{:?}", status.rungs_not_taken);
+    }
+    assert_eq!(world.balanced()[0].tx, 2);
 }
 
 #[test]

@@ -189,13 +189,15 @@ pub(crate) fn sum(report: &LedgerReport) -> Ledger {
     })
 }
 
-/// What UDP_GRO makes of datagrams that arrive together.
+/// What UDP_GRO makes of datagrams that arrive together; a super-frame stays as it is.
 fn gro(datagrams: Vec<MemoryDatagram>) -> Vec<MemoryDatagram> {
     let mut merged: Vec<(MemoryDatagram, bool)> = Vec::new();
     for datagram in datagrams {
         if let Some((last, open)) = merged.last_mut() {
             let stride = last.stride.map_or(last.payload.len(), usize::from);
-            let fits = last.payload.len() + datagram.payload.len() <= 65_507 && datagram.payload.len() <= stride;
+            let whole = stride + 28 > UNDERLAY_MTU.into();
+            let fits =
+                !whole && last.payload.len() + datagram.payload.len() <= 65_507 && datagram.payload.len() <= stride;
             if *open && fits && (last.addr, last.tos) == (datagram.addr, datagram.tos) {
                 *open = datagram.payload.len() == stride;
                 last.stride = Some(stride as u16);
@@ -213,7 +215,16 @@ pub(crate) fn address(host: usize) -> IpAddr {
 }
 
 pub(crate) fn underlay(host: usize, rung: Rung) -> Underlay {
-    Underlay { addr: address(host), udp_port: 4789, rx_fds: 0, tx_fds: 0, mtu: UNDERLAY_MTU, rung }
+    Underlay {
+        addr: address(host),
+        udp_port: 4789,
+        rx_fds: 0,
+        tx_fds: 0,
+        mtu: UNDERLAY_MTU,
+        rung,
+        tunnel: None,
+        refused: Vec::new(),
+    }
 }
 
 pub(crate) fn device(id: PortId, offloads: Offloads) -> PortDevice {
