@@ -220,7 +220,7 @@ impl Hands {
         })
     }
 
-    /// Tells the vswitch of another MTU; the sockets stay as they are.
+    /// Tells the vswitch when the way out may be another one; the sockets stay as they are.
     fn look_at_underlay(&mut self) -> Result<(), String> {
         let Some((Underlay { addr, mtu: known, .. }, _)) = self.underlay else { return Ok(()) };
         if !self.watch.may_have_changed() {
@@ -237,13 +237,11 @@ impl Hands {
             }
         };
         self.underlay_problem.clear();
-        if mtu == known {
-            return Ok(());
-        }
-        match self.ask(|client| client.set_underlay_mtu(mtu)) {
+        match self.ask(|client| client.underlay_changed(mtu)) {
+            Ok(()) if mtu == known => return Ok(()),
             Ok(()) => tracing::info!("the underlay's MTU is {mtu} now, it was {known}"),
             Err(Failure::Refused(why)) => {
-                self.underlay_problem = format!("the vswitch does not take the underlay's new MTU of {mtu}: {why}");
+                self.underlay_problem = format!("the vswitch does not take the underlay's MTU of {mtu}: {why}");
                 return Ok(());
             }
             Err(lost) => return Err(lost.to_string()),

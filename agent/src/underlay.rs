@@ -31,7 +31,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Whether links or addresses may have changed since the last call. The first time they may, and always where the
+    /// Whether links, addresses or routes may have changed since the last call. The first time they may, and always where the
     /// kernel does not tell.
     pub fn may_have_changed(&mut self) -> bool {
         match &mut self.changes {

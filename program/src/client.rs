@@ -87,9 +87,9 @@ impl Client {
         self.done("attach underlay", &Request::AttachUnderlay(underlay), fds)
     }
 
-    /// Says that the underlay's largest outer IP packet is another one now, in bytes.
-    pub fn set_underlay_mtu(&mut self, mtu: u16) -> Result<(), ClientError> {
-        self.done("set underlay mtu", &Request::SetUnderlayMtu(mtu), &[])
+    /// Says that links, addresses or routes are others now, and how long the largest outer IP packet is, in bytes.
+    pub fn underlay_changed(&mut self, mtu: u16) -> Result<(), ClientError> {
+        self.done("underlay changed", &Request::UnderlayChanged(mtu), &[])
     }
 
     /// Changes the program; when this returns no frame meets the old one any more.

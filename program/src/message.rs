@@ -60,8 +60,9 @@ pub enum Request {
     Ledger,
     /// Asks the process to end.
     Shutdown,
-    /// Says that the underlay's largest outer IP packet is another one now, in bytes; the sockets stay.
-    SetUnderlayMtu(u16),
+    /// Says that links, addresses or routes are others now, and how long the largest outer IP packet is, in bytes. The
+    /// sockets stay; every remote is probed anew.
+    UnderlayChanged(u16),
 }
 
 /// What the vswitch answers.

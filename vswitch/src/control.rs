@@ -91,7 +91,7 @@ impl<F: Fleet> Control<F> {
             Request::Attach(device) => one(self.attach(device, fds)),
             Request::Detach(port) => one(self.detach(port)),
             Request::AttachUnderlay(underlay) => one(self.attach_underlay(underlay, fds)),
-            Request::SetUnderlayMtu(mtu) => one(self.set_underlay_mtu(mtu)),
+            Request::UnderlayChanged(mtu) => one(self.underlay_changed(mtu, now)),
             Request::Inventory => self.inventory(),
             Request::Apply(bundle) => one(self.apply(&bundle)),
             Request::Status => one(self.status().map(Response::Status)),
@@ -191,9 +191,10 @@ impl<F: Fleet> Control<F> {
     }
 
     /// In force with each worker's next frame; what is queued in the sockets stays there.
-    fn set_underlay_mtu(&self, mtu: u16) -> Result<Response, RefuseReason> {
+    fn underlay_changed(&mut self, mtu: u16, now: Instant) -> Result<Response, RefuseReason> {
         let underlay = self.underlay.as_ref().ok_or_else(|| unusable("no underlay is attached".to_owned()))?;
-        underlay.set_mtu(mtu);
+        underlay.changed(mtu, now);
+        self.tell(&Command::LookAtTables)?;
         Ok(Response::Done)
     }
 

@@ -529,8 +529,15 @@ mod tests {
         let report = world.hosts[0].reports().next().unwrap();
         let why = "tunnel GSO: 0 of 9 segments arrived intact".to_owned();
         assert_eq!((report.grade, report.reason), (Some(Grade::Segment), why));
+        world.run(ms(2000), swallow, None);
         world.hosts[0].probe_all(world.now);
         world.run(ms(50), clean, None);
         assert_eq!(world.hosts[0].reports().next().unwrap().grade, Some(Grade::Tunnel), "at once when told to look");
+        let probes = world.segmented;
+        for _ in 0..100 {
+            world.hosts[0].probe_all(world.now);
+            world.run(ms(10), clean, None);
+        }
+        assert_eq!(world.segmented, probes, "not again within two seconds");
     }
 }

@@ -14,6 +14,8 @@ pub(crate) struct State {
     /// Tries that failed in a row.
     pub(crate) tries: u32,
     flight: Option<Flight>,
+    /// When the last probe left.
+    started: Option<Instant>,
     /// Nothing at all came back the last time.
     silent: bool,
     /// A probe of its own shows that a silent peer is back: not before this is it believed again.
@@ -35,7 +37,7 @@ impl State {
     /// To be probed at once.
     pub(crate) fn new(now: Instant) -> Self {
         let reason = "no probe has come back yet".to_owned();
-        Self { taken: false, reason, next: now, tries: 0, flight: None, silent: false, trust_at: now }
+        Self { taken: false, reason, next: now, tries: 0, flight: None, started: None, silent: false, trust_at: now }
     }
 
     pub(crate) const fn is_flying(&self) -> bool {
@@ -45,6 +47,7 @@ impl State {
     /// A probe has left.
     pub(crate) fn start(&mut self, nonce: u64, count: u8, now: Instant) {
         self.flight = Some(Flight { nonce, count, sent: now, asked: false, answered: false, intact: 0 });
+        self.started = Some(now);
         self.next = now + ASK_AFTER;
     }
 
@@ -53,10 +56,11 @@ impl State {
         self.next = now + REPROBE_EVERY;
     }
 
-    /// To be probed at once, unless that is under way.
+    /// To be probed at once, unless that is under way or was so just now.
     pub(crate) fn hurry(&mut self, now: Instant) {
         if self.flight.is_none() {
-            self.next = now;
+            let earliest = self.started.map_or(now, |started| now.max(started + HURRY_EVERY));
+            self.next = self.next.min(earliest);
         }
     }
 
@@ -127,3 +131,5 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 const REPROBE_EVERY: Duration = Duration::from_secs(10);
 /// How often a silent remote's own probes may start one of ours.
 const TRUST_EVERY: Duration = Duration::from_secs(1);
+/// However often routes change.
+const HURRY_EVERY: Duration = Duration::from_secs(2);

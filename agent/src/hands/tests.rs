@@ -76,7 +76,7 @@ fn answer(given: &Mutex<Given>, instance: &str, request: Request, fds: Vec<Owned
             given.underlay = Some((underlay, fds));
             plain(Response::Done)
         }
-        Request::SetUnderlayMtu(mtu) => {
+        Request::UnderlayChanged(mtu) => {
             given.underlay.as_mut().unwrap().0.mtu = mtu;
             plain(Response::Done)
         }

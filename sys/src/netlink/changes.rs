@@ -1,4 +1,4 @@
-//! Whether links or addresses changed: the kernel's notifications, without a thread that waits for them.
+//! Whether links, addresses or routes changed: the kernel's notifications, without a thread that waits for them.
 //!
 //! What changed is not read from the notification. Some may be lost, so whoever is told asks for what it wants to know.
 
@@ -42,7 +42,9 @@ impl Changes {
 const RTMGRP_LINK: u32 = 0x1;
 const RTMGRP_IPV4_IFADDR: u32 = 0x10;
 const RTMGRP_IPV6_IFADDR: u32 = 0x100;
-const GROUPS: u32 = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR;
+const RTMGRP_IPV4_ROUTE: u32 = 0x40;
+const RTMGRP_IPV6_ROUTE: u32 = 0x400;
+const GROUPS: u32 = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE;
 /// More than a socket's buffer holds of small ones; the rest is for the next call.
 const READS_MAX: usize = 4096;
 

@@ -21,7 +21,9 @@ use weft_vtep::probe::Grade;
 
 use crate::tables::Tables;
 
+mod exit;
 mod ladder;
+mod message;
 pub(crate) mod probes;
 mod receive;
 mod send;
@@ -164,9 +166,10 @@ impl AttachedUnderlay {
         Underlay { mtu: self.mtu.load(Ordering::Relaxed), ..self.config.clone() }
     }
 
-    /// The largest outer IP packet is this long now, in bytes.
-    pub fn set_mtu(&self, mtu: u16) {
+    /// The largest outer IP packet is this long now, in bytes, and the ways to the remotes may be others.
+    pub fn changed(&self, mtu: u16, now: Instant) {
         self.mtu.store(mtu, Ordering::Relaxed);
+        self.probes.probe_all(now);
     }
 
     /// The descriptors, in the order in which they came.

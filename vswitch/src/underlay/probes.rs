@@ -53,6 +53,11 @@ impl Probes {
         self.lock().seed(seed);
     }
 
+    /// The ways to all remotes may be others.
+    pub(super) fn probe_all(&self, now: Instant) {
+        self.lock().probe_all(now);
+    }
+
     /// The rung towards each remote.
     pub(super) fn reports(&self) -> Vec<RemoteRung> {
         let base = self.best.min(Rung::Batch);

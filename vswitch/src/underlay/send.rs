@@ -6,8 +6,6 @@
 
 use std::io::{self, IoSlice};
 use std::mem;
-use std::net::IpAddr;
-use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -15,12 +13,14 @@ use rustix::io::Errno;
 use weft_packet::vxlan::{self, VxlanHeader};
 use weft_packet::{DropReason, FramePool};
 use weft_program::message::Rung;
-use weft_sys::udp::{Outgoing, SendBatch};
+use weft_sys::udp::SendBatch;
 use weft_vtep::encap;
-use weft_vtep::outer::{self, Outer};
-use weft_vtep::plan::{Plan, SEGMENTS_MAX_OLD, SEND_LEN_MAX};
+use weft_vtep::outer;
+use weft_vtep::plan::{Plan, SEGMENTS_MAX_OLD};
 
-use super::{Carriage, Departure, Device, MemoryDatagram, Queues, Sockets, Tunnel, lock};
+use super::exit::Exit;
+use super::message::{Message, Refusal};
+use super::{Carriage, Departure, MemoryDatagram, Queues, Sockets, Tunnel, lock};
 use crate::counters::Counters;
 use crate::egress;
 
@@ -44,50 +44,6 @@ struct Scratch {
     refused: Vec<Option<DropReason>>,
     /// The best rung that had a part in what was taken.
     used: Rung,
-}
-
-/// The way out for uncut super-frames of one socket's flows.
-#[derive(Debug, Clone, Copy)]
-struct Exit<'a> {
-    device: &'a Device,
-    socket: usize,
-    src: IpAddr,
-}
-
-impl Exit<'_> {
-    fn outer(&self, departure: &Departure) -> Outer {
-        Outer {
-            device: self.device.mac,
-            src: self.src,
-            src_port: self.device.ports[self.socket],
-            dst: departure.to.ip(),
-            dst_port: departure.to.port(),
-            tos: departure.tos,
-            vni: departure.vni,
-        }
-    }
-}
-
-impl Departure {
-    /// Whether it is a super-frame that the device takes, and may take.
-    fn goes_whole(&self) -> bool {
-        matches!(self.carriage, Carriage::Whole | Carriage::MustBeWhole) && outer::takes(&self.frame, self.to.is_ipv6())
-    }
-}
-
-/// What one system call sends, or a part of it.
-#[derive(Debug)]
-struct Message {
-    /// The frames in it.
-    departures: Range<usize>,
-    /// For a part of a super-frame: its plan, and which of the plan's sends.
-    part: Option<(usize, usize)>,
-    /// A super-frame for the device, not for the socket.
-    whole: bool,
-    /// The length of each packet but the last.
-    stride: usize,
-    len: usize,
-    packets: usize,
 }
 
 /// How sending a queue ended.
@@ -415,71 +371,6 @@ impl Scratch {
                 Some(reason) => counters.dropped(departure.source, *reason, &Arc::default()),
             }
             pool.give(departure.frame);
-        }
-    }
-}
-
-impl Message {
-    const fn plain(index: usize, len: usize) -> Self {
-        Self { departures: index..index + 1, part: None, whole: false, stride: len, len, packets: 1 }
-    }
-
-    /// Takes the frame behind the last one in, if UDP_SEGMENT can carry it along: to the same remote with the same TOS,
-    /// as long as all before it, or shorter and then the last.
-    fn join(&mut self, queue: &[Departure], index: usize) -> bool {
-        let (first, new) = (&queue[self.departures.start], &queue[index]);
-        let len = new.frame.len();
-        let open = self.len == self.stride * self.packets;
-        let fits = self.packets < SEGMENTS_MAX_OLD && self.len + len <= SEND_LEN_MAX && len <= self.stride;
-        let same = self.part.is_none()
-            && !self.whole
-            && self.departures.end == index
-            && (first.to, first.tos, first.carriage) == (new.to, new.tos, new.carriage);
-        if !(open && fits && same) {
-            return false;
-        }
-        self.departures.end += 1;
-        self.len += len;
-        self.packets += 1;
-        true
-    }
-
-    fn outgoing(&self, queue: &[Departure]) -> Outgoing {
-        let first = &queue[self.departures.start];
-        let segment = (self.packets > 1).then_some(self.stride as u16);
-        Outgoing { to: first.to, tos: first.tos, segment }
-    }
-
-    fn slices<'a>(&self, queue: &'a [Departure], plans: &'a [Plan]) -> impl Iterator<Item = &'a [u8]> {
-        let departures = &queue[self.departures.clone()];
-        let plain = self.part.is_none().then(|| departures.iter().map(|departure| departure.frame.bytes()));
-        let part = self.part.map(|(plan, send)| {
-            let (plan, bytes) = (&plans[plan], departures[0].frame.bytes());
-            let blocks = &plan.blocks()[plan.sends()[send].blocks.clone()];
-            blocks.iter().flat_map(|block| [&plan.headers()[block.header.clone()], &bytes[block.payload.clone()]])
-        });
-        plain.into_iter().flatten().chain(part.into_iter().flatten())
-    }
-}
-
-/// What an error of a send means.
-enum Refusal {
-    Again,
-    Full,
-    NoSegment,
-    NoBatch,
-    Drop(DropReason),
-}
-
-impl Refusal {
-    fn of(error: &io::Error, rung: Rung, segmented: bool) -> Self {
-        match Errno::from_io_error(error) {
-            Some(Errno::INTR) => Self::Again,
-            Some(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => Self::Full,
-            Some(Errno::MSGSIZE) => Self::Drop(DropReason::Oversize),
-            Some(Errno::INVAL | Errno::IO | Errno::NOPROTOOPT | Errno::OPNOTSUPP) if segmented => Self::NoSegment,
-            Some(Errno::NOSYS) if rung != Rung::Single => Self::NoBatch,
-            _ => Self::Drop(DropReason::TxRefused),
         }
     }
 }

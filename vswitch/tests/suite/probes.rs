@@ -58,8 +58,11 @@ fn a_path_that_breaks_super_frames_costs_both_upper_rungs_and_heals() {
     assert!(fallen == Rung::Batch && why.contains(&told), "{fallen:?} {told}");
     assert_eq!(transfer(&mut world), 28);
     world.hosts[0].underlay.break_segments(false);
-    world.pass(12);
-    assert_eq!(rung(&mut world, 0), (Rung::Tunnel, String::new()));
+    world.pass(2);
+    let now = world.now;
+    assert_eq!(world.hosts[0].ask(now, Request::UnderlayChanged(UNDERLAY_MTU)), Response::Done);
+    world.run();
+    assert_eq!(rung(&mut world, 0), (Rung::Tunnel, String::new()), "told of a change, it looks at once");
     assert_eq!(transfer(&mut world), 1);
 }
 

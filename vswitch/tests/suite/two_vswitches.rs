@@ -321,7 +321,7 @@ fn another_underlay_mtu_holds_for_the_next_frame_and_for_the_next_agent() {
     world.send(A, &packet, PLAIN);
     world.run();
     assert_eq!((world.received(A).len(), world.received(B).len()), (0, 1));
-    assert_eq!(world.hosts[0].ask(now, Request::SetUnderlayMtu(1400)), Response::Done);
+    assert_eq!(world.hosts[0].ask(now, Request::UnderlayChanged(1400)), Response::Done);
     world.send(A, &packet, PLAIN);
     world.run();
     let answers = world.received(A);
