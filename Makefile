@@ -29,4 +29,4 @@ check:
 
 bench:
 	$(CARGO) build --profile dist -p weft-cli -p weft-bench
-	bench/run
+	$(TARGET_DIR)/dist/weft-bench --json bench/last.json $(BENCH)

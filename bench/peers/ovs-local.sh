@@ -3,7 +3,8 @@
 . "$(dirname "$0")/lib.sh"
 up() {
     mkns a b
-    ovs_start local
+    # OVS_CONFIG is the DPDK build's; its values have blanks, so they come one per line.
+    ovs_start local ${OVS_CONFIG:+"${OVS_CONFIG[@]}"}
     vsctl add-br br0 -- set bridge br0 datapath_type=netdev
     i=1
     for x in a b; do

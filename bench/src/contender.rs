@@ -1,106 +1,107 @@
-//! Who is measured: two guests that reach each other at 10.9.0.x, built by a script or by the lab.
+//! Who is measured: two guests that reach each other, connected by Weft, by a peer or by a bare wire.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::net::Ipv4Addr;
 
-use anyhow::{Context, Result, bail};
+use crate::wire::Wire;
 
-/// Contenders that are compared with each other; the first is Weft.
+/// Contenders that are compared with each other; the first is Weft as users get it.
+#[derive(Debug)]
 pub(crate) struct Group {
     pub(crate) name: &'static str,
     pub(crate) contenders: Vec<Contender>,
 }
 
 /// One way to connect two guests.
+#[derive(Debug, Clone)]
 pub(crate) struct Contender {
-    pub(crate) name: &'static str,
-    up: Vec<String>,
-    down: Vec<String>,
-    /// Namespace of the sender, as `ip netns` knows it.
-    pub(crate) from: String,
-    /// Namespace of the receiver.
-    pub(crate) to: String,
-    /// The receiver's address.
-    pub(crate) address: &'static str,
+    /// As the tables show it.
+    pub(crate) name: String,
+    pub(crate) how: How,
+    pub(crate) from: Guest,
+    pub(crate) to: Guest,
+    /// The tests that it takes part in; `None` for all.
+    pub(crate) tests: Option<&'static [&'static str]>,
 }
+
+/// What connects the guests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum How {
+    /// A lab of two hosts, no better than the rung; its name.
+    Weft { lab: String, rung: Option<&'static str> },
+    /// A script of `bench/peers/`.
+    Peer { script: &'static str },
+    /// One of [`crate::wire`].
+    Wire(Wire),
+}
+
+/// A guest: a namespace below `/run/netns`, and its address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Guest {
+    pub(crate) netns: String,
+    pub(crate) address: Ipv4Addr,
+}
+
+/// Rungs below the best, with the tests in which they show what a rung gains.
+const RUNGS: &[(&str, &[&str])] =
+    &[("segment", &["tcp-1", "pps-64", "ping-pong"]), ("batch", &["tcp-1", "pps-64"]), ("single", &["tcp-1"])];
 
 /// The comparisons.
-pub(crate) fn groups(weft: &Path) -> Result<Vec<Group>> {
-    let root = root()?;
-    let group = |name, address, to, kernel, ovs| Group {
-        name,
-        contenders: vec![weft_lab(weft, &root, to, address), peer(&root, "kernel", kernel), peer(&root, "ovs", ovs)],
-    };
-    Ok(vec![
-        group("local", "10.9.0.3", "c", "kernel-local", "ovs-local"),
-        group("vxlan", "10.9.0.2", "b", "kernel-vxlan", "ovs-vxlan"),
-    ])
-}
-
-/// The folder that holds `bench/` and `topologies/`.
-pub(crate) fn root() -> Result<PathBuf> {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).context("bench/ is in the workspace")
-}
-
-fn weft_lab(weft: &Path, root: &Path, to: &str, address: &'static str) -> Contender {
-    let topology = root.join("topologies/two-hosts.yaml").display().to_string();
-    let words = |w: &[&str]| w.iter().map(|s| (*s).to_owned()).collect();
-    let weft = weft.display().to_string();
-    Contender {
-        name: "weft",
-        up: words(&[&weft, "lab", "up", &topology, "--name", "bench"]),
-        down: words(&[&weft, "lab", "down", "bench"]),
-        from: "weft-bench-a".to_owned(),
-        to: format!("weft-bench-{to}"),
-        address,
-    }
-}
-
-fn peer(root: &Path, name: &'static str, script: &str) -> Contender {
-    let path = root.join(format!("bench/peers/{script}.sh")).display().to_string();
-    Contender {
-        name,
-        up: vec![path.clone(), "up".to_owned()],
-        down: vec![path, "down".to_owned()],
-        from: format!("bench-{script}-a"),
-        to: format!("bench-{script}-b"),
-        address: "10.9.0.2",
-    }
+pub(crate) fn groups() -> Vec<Group> {
+    let mut vxlan = vec![weft("b", 2, None)];
+    vxlan.extend(RUNGS.iter().map(|rung| weft("b", 2, Some(*rung))));
+    vxlan.extend([peer("kernel", "kernel-vxlan"), peer("ovs", "ovs-vxlan"), wire(Wire::Vxlan)]);
+    let local = vec![
+        weft("c", 3, None),
+        peer("kernel", "kernel-local"),
+        peer("ovs", "ovs-local"),
+        peer("ovs-tso", "ovs-local-tso"),
+        wire(Wire::Local),
+    ];
+    vec![Group { name: "local", contenders: local }, Group { name: "vxlan", contenders: vxlan }]
 }
 
 impl Contender {
-    /// Builds it and waits until the guests reach each other.
-    pub(crate) fn up(&self) -> Result<()> {
-        run(&self.up)?;
-        let end = Instant::now() + Duration::from_secs(10);
-        while Instant::now() < end {
-            let ping = self.command(&self.from, &["ping", "-c1", "-W1", self.address]).output()?;
-            if ping.status.success() {
-                return Ok(());
-            }
-        }
-        bail!("the guests do not reach each other within 10 s");
-    }
-
-    /// Removes it.
-    pub(crate) fn down(&self) -> Result<()> {
-        run(&self.down)
-    }
-
-    /// A command in a namespace.
-    pub(crate) fn command(&self, namespace: &str, words: &[&str]) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", namespace]).args(words);
-        command
+    /// Whether it takes part in the test.
+    pub(crate) fn joins(&self, test: &str) -> bool {
+        self.tests.is_none_or(|tests| tests.contains(&test))
     }
 }
 
-fn run(words: &[String]) -> Result<()> {
-    let output =
-        Command::new(&words[0]).args(&words[1..]).output().with_context(|| format!("cannot start {}", words[0]))?;
-    if !output.status.success() {
-        bail!("{} failed: {}", words.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+/// Guest `a` of the lab, and another one at 10.9.0.`last`.
+fn weft(to: &str, last: u8, rung: Option<(&'static str, &'static [&'static str])>) -> Contender {
+    let suffix = rung.map(|(name, _)| format!("-{name}")).unwrap_or_default();
+    let lab = format!("bench{suffix}");
+    let from = guest(format!("weft-{lab}-a"), 1);
+    let to = guest(format!("weft-{lab}-{to}"), last);
+    let how = How::Weft { lab, rung: rung.map(|(name, _)| name) };
+    Contender { name: format!("weft{suffix}"), how, from, to, tests: rung.map(|(_, tests)| tests) }
+}
+
+fn peer(name: &str, script: &'static str) -> Contender {
+    let [from, to] = ["a", "b"].map(|which| format!("bench-{script}-{which}"));
+    Contender { name: name.to_owned(), how: How::Peer { script }, from: guest(from, 1), to: guest(to, 2), tests: None }
+}
+
+fn wire(wire: Wire) -> Contender {
+    let (from, to) = (guest(wire.netns("a"), 1), guest(wire.netns("b"), 2));
+    Contender { name: "wire".to_owned(), how: How::Wire(wire), from, to, tests: None }
+}
+
+fn guest(netns: String, last: u8) -> Guest {
+    Guest { netns, address: Ipv4Addr::new(10, 9, 0, last) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_group_begins_with_weft_as_users_get_it_and_names_nobody_twice() {
+        for group in groups() {
+            assert!(matches!(group.contenders[0].how, How::Weft { rung: None, .. }));
+            assert!(group.contenders[0].tests.is_none());
+            let names: std::collections::BTreeSet<_> = group.contenders.iter().map(|c| &c.name).collect();
+            assert_eq!(names.len(), group.contenders.len());
+        }
     }
-    Ok(())
 }

@@ -1,86 +1,116 @@
-//! What is measured, by tools that users know: iperf3 for bulk, sockperf for ping-pong.
+//! What is measured between two guests.
 
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
+use serde::Serialize;
 
-use crate::contender::Contender;
+use crate::generator::{self, FLOWS_MAX, Found};
+use crate::iperf::{self, Running, Traffic};
+use crate::standing::Standing;
+use crate::tcp;
 
-/// The largest part of the time that the hypervisor may take away in a round.
-pub(crate) const STEAL_MAX: f64 = 0.02;
-/// Rounds that are repeated at most, all comparisons together.
-pub(crate) const REPEATED_MAX: usize = 20;
-
-/// One figure of a contender.
-pub(crate) struct Metric {
+/// One measurement of a contender; it gives a value for each of its figures.
+pub(crate) struct Test {
     pub(crate) name: &'static str,
-    pub(crate) unit: &'static str,
-    measure: fn(&Contender, u32) -> Result<f64>,
+    pub(crate) figures: &'static [Figure],
+    run: fn(&Standing<'_>, u32, u32) -> Result<Vec<f64>>,
 }
 
-/// Every metric, in the order of measuring.
-pub(crate) const METRICS: &[Metric] = &[
-    Metric { name: "tcp-1", unit: "Gbit/s", measure: |c, s| tcp(c, s, 1) },
-    Metric { name: "tcp-4", unit: "Gbit/s", measure: |c, s| tcp(c, s, 4) },
-    Metric { name: "ping-pong p50", unit: "us", measure: |c, s| ping_pong(c, s, "50.000") },
+/// One figure of a test.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Figure {
+    pub(crate) name: &'static str,
+    pub(crate) unit: &'static str,
+    /// Whether contenders are compared by it; others explain it.
+    pub(crate) compared: bool,
+}
+
+/// Every test, in the order of measuring.
+pub(crate) const TESTS: &[Test] = &[
+    Test { name: "tcp-1", figures: &[compared("tcp-1", "Gbit/s")], run: |s, t, _| bulk(s, t, Traffic::Tcp(1)) },
+    Test { name: "tcp-4", figures: &[compared("tcp-4", "Gbit/s")], run: |s, t, _| bulk(s, t, Traffic::Tcp(4)) },
+    Test { name: "udp", figures: &[compared("udp", "Gbit/s")], run: |s, t, _| bulk(s, t, Traffic::Udp) },
+    Test {
+        name: "pps-64",
+        figures: &[
+            compared("pps-64", "kpps"),
+            explaining("pps-64 offered", "kpps"),
+            explaining("pps-64 lost", "%"),
+            explaining("pps-64 reordered", "frames"),
+            explaining("pps-64 duplicated", "frames"),
+        ],
+        run: |s, t, run| small(s, t, FLOWS_MAX, run),
+    },
+    Test {
+        name: "pps-64-one",
+        figures: &[
+            compared("pps-64-one", "kpps"),
+            explaining("pps-64-one offered", "kpps"),
+            explaining("pps-64-one lost", "%"),
+            explaining("pps-64-one reordered", "frames"),
+            explaining("pps-64-one duplicated", "frames"),
+        ],
+        run: |s, t, run| small(s, t, 1, run),
+    },
+    Test {
+        name: "ping-pong",
+        figures: &[compared("ping-pong p50", "us"), compared("ping-pong p99", "us")],
+        run: |s, t, _| {
+            let latency = tcp::ping_pong(&s.from(), &s.to(), window(t))?;
+            Ok(vec![latency.p50_us, latency.p99_us])
+        },
+    },
+    Test {
+        name: "beside-bulk",
+        figures: &[
+            compared("beside-bulk p99", "us"),
+            compared("beside-bulk p50", "us"),
+            explaining("beside-bulk tcp-1", "Gbit/s"),
+        ],
+        run: |s, t, _| beside_bulk(s, t),
+    },
+    Test {
+        name: "connect",
+        figures: &[compared("connect", "1/s")],
+        run: |s, t, _| Ok(vec![tcp::connect_rate(&s.from(), &s.to(), window(t))?]),
+    },
 ];
 
-impl Metric {
-    pub(crate) fn run(&self, contender: &Contender, seconds: u32) -> Result<f64> {
-        (self.measure)(contender, seconds).with_context(|| format!("{} of {}", self.name, contender.name))
+impl Test {
+    /// Measures for that many seconds; `run` tells this measurement's frames from those of earlier ones.
+    pub(crate) fn run(&self, standing: &Standing<'_>, seconds: u32, run: u32) -> Result<Vec<f64>> {
+        let name = &standing.contender.name;
+        (self.run)(standing, seconds, run).with_context(|| format!("{} of {name}", self.name))
     }
 }
 
-/// Runs `work` and tells which part of the machine's time was stolen meanwhile.
-pub(crate) fn with_steal<T>(work: impl FnOnce() -> T) -> Result<(T, f64)> {
-    let before = cpu_times()?;
-    let result = work();
-    let after = cpu_times()?;
-    let total = (after.0 - before.0).max(1.0);
-    Ok((result, (after.1 - before.1) / total))
+const fn compared(name: &'static str, unit: &'static str) -> Figure {
+    Figure { name, unit, compared: true }
 }
 
-/// Total and stolen ticks of all processors since boot (proc_stat(5)).
-fn cpu_times() -> Result<(f64, f64)> {
-    let text = std::fs::read_to_string("/proc/stat")?;
-    let line = text.lines().next().context("/proc/stat is empty")?;
-    let ticks: Vec<f64> = line.split_whitespace().skip(1).filter_map(|w| w.parse().ok()).collect();
-    Ok((ticks.iter().take(8).sum(), ticks.get(7).copied().unwrap_or(0.0)))
+const fn explaining(name: &'static str, unit: &'static str) -> Figure {
+    Figure { name, unit, compared: false }
 }
 
-fn tcp(contender: &Contender, seconds: u32, flows: u32) -> Result<f64> {
-    let mut server = contender
-        .command(&contender.to, &["iperf3", "-s", "-1"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
+fn window(seconds: u32) -> Duration {
+    Duration::from_secs(seconds.into())
+}
+
+fn bulk(standing: &Standing<'_>, seconds: u32, traffic: Traffic) -> Result<Vec<f64>> {
+    Ok(vec![iperf::run(&standing.from(), &standing.to(), traffic, seconds)?])
+}
+
+fn small(standing: &Standing<'_>, seconds: u32, flows: u64, run: u32) -> Result<Vec<f64>> {
+    let found = generator::run(&standing.from(), &standing.to(), flows, window(seconds), run)?;
+    let Found { delivered_kpps, offered_kpps, lost_percent, reordered, duplicated } = found;
+    Ok(vec![delivered_kpps, offered_kpps, lost_percent, reordered as f64, duplicated as f64])
+}
+
+/// Ping-pong in the midst of a bulk flow, which begins a moment before and ends a moment after.
+fn beside_bulk(standing: &Standing<'_>, seconds: u32) -> Result<Vec<f64>> {
+    let bulk = Running::start(&standing.from(), &standing.to(), Traffic::Tcp(1), seconds + 1)?;
     std::thread::sleep(Duration::from_millis(400));
-    let (seconds, flows) = (seconds.to_string(), flows.to_string());
-    let words = ["iperf3", "-J", "-c", contender.address, "-t", &seconds, "-P", &flows, "--connect-timeout", "3000"];
-    let output = contender.command(&contender.from, &words).output();
-    server.kill()?;
-    server.wait()?;
-    let result: Value = serde_json::from_slice(&output?.stdout).context("iperf3 printed no JSON")?;
-    let bits = result["end"]["sum_received"]["bits_per_second"].as_f64();
-    Ok(bits.with_context(|| format!("iperf3: {}", result["error"]))? / 1e9)
-}
-
-fn ping_pong(contender: &Contender, seconds: u32, percentile: &str) -> Result<f64> {
-    let mut server = contender
-        .command(&contender.to, &["sockperf", "sr", "--tcp", "-p", "11111"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
-    std::thread::sleep(Duration::from_millis(500));
-    let seconds = seconds.to_string();
-    let words = ["sockperf", "pp", "--tcp", "-i", contender.address, "-p", "11111", "-t", &seconds, "-m", "64"];
-    let output = contender.command(&contender.from, &words).output();
-    server.kill()?;
-    server.wait()?;
-    let text = String::from_utf8_lossy(&output?.stdout).into_owned();
-    let line = text.lines().find(|l| l.contains(&format!("percentile {percentile}")));
-    let last = line.and_then(|l| l.split_whitespace().last()).and_then(|w| w.parse().ok());
-    last.context("sockperf printed no percentile")
+    let latency = tcp::ping_pong(&standing.from(), &standing.to(), window(seconds))?;
+    Ok(vec![latency.p99_us, latency.p50_us, bulk.finish()?])
 }
