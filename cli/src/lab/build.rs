@@ -97,6 +97,7 @@ impl Places {
         let netns = netns::create_at(&path).with_context(|| format!("cannot make the namespace of `{name}`"))?;
         let place = Place { name: name.to_owned(), kind, netns };
         place.inside(move || quiet_ipv6(kind))?;
+        place.inside(bridge_only)?;
         self.list.push(place);
         Ok(())
     }
@@ -240,6 +241,14 @@ pub fn management_addr(index: usize) -> Ipv4Addr {
 
 fn vxlan_ifname(vni: u32) -> String {
     format!("vxlan{vni}")
+}
+
+/// A lab's bridges are wires: where the machine hands bridged frames to its packet filter, these are let off.
+fn bridge_only() {
+    for name in ["arptables", "iptables", "ip6tables"] {
+        // Absent where nothing filters bridged frames.
+        drop(std::fs::write(format!("/proc/sys/net/bridge/bridge-nf-call-{name}"), "0"));
+    }
 }
 
 fn bridge_ifname(vni: u32) -> String {
