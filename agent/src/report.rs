@@ -203,6 +203,8 @@ impl Labels {
             workers: ledger.workers.iter().map(row).collect(),
             imbalance: imbalance(&total),
             device_drops: counters(&ledger.device_drops),
+            cache: counters(&ledger.cache),
+            io: counters(&ledger.io),
         }
     }
 }

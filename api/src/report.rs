@@ -153,6 +153,12 @@ pub struct LedgerReport {
     pub imbalance: i64,
     /// Losses outside of the vswitch.
     pub device_drops: Vec<CounterReport>,
+    /// Frames per level of the flow cache.
+    #[serde(default)]
+    pub cache: Vec<CounterReport>,
+    /// System calls and what they moved: their ratios tell whether batching and offloads are alive.
+    #[serde(default)]
+    pub io: Vec<CounterReport>,
 }
 
 /// `rx + originated + copies + split = tx + consumed + dropped + merged + held`, in frames.

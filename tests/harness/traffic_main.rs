@@ -47,6 +47,8 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Carries frames between two devices until one goes away, and changes the last byte of every large send.
+    Relay { left: String, right: String },
     /// Sends `count` datagrams of `size` bytes, prints `sent refused hash`.
     UdpSource {
         to: SocketAddr,
@@ -83,6 +85,7 @@ fn main() -> Result<()> {
             udp_sink(port, count, Duration::from_millis(wait_ms), group)
         }
         Command::Garbage { ifname, count, seed } => garbage(&ifname, count, seed),
+        Command::Relay { left, right } => relay(&left, &right),
         Command::UdpSource { to, size, count, seed, gap_us } => {
             udp_source(to, size, count, seed, Duration::from_micros(gap_us))
         }
@@ -210,6 +213,43 @@ fn garbage(ifname: &str, count: usize, seed: u64) -> Result<()> {
     }
     println!("{} {refused}", count - refused);
     Ok(())
+}
+
+fn relay(left: &str, right: &str) -> Result<()> {
+    let open = |ifname| -> Result<packet_socket::PacketSocket> {
+        let request = packet_socket::PacketRequest { ifname, fanout: None, receive_buffer: 8 << 20 };
+        Ok(packet_socket::PacketSocket::from_fd(packet_socket::open(&request)?)?)
+    };
+    let (left, right) = (open(left)?, open(right)?);
+    std::thread::scope(|scope| {
+        for (from, to) in [(&left, &right), (&right, &left)] {
+            scope.spawn(|| {
+                let error = carry(from, to);
+                eprintln!("the relay ends: {error}");
+                std::process::exit(0);
+            });
+        }
+    });
+    Ok(())
+}
+
+/// What a device with broken segmentation offload does: the last segment of a large send arrives changed.
+fn carry(from: &packet_socket::PacketSocket, to: &packet_socket::PacketSocket) -> io::Error {
+    let mut buffer = vec![0; VNET_HDR_LEN + (68 << 10)];
+    loop {
+        match from.recv(&mut buffer) {
+            Ok(received) => {
+                let end = VNET_HDR_LEN + received.len;
+                if buffer[1] != 0 {
+                    buffer[end - 1] ^= 1;
+                }
+                // One that the kernel does not take is lost, as on a wire.
+                let _ = to.send(&buffer[..end]);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(Duration::from_micros(100)),
+            Err(error) => return error,
+        }
+    }
 }
 
 /// One hash of all payloads, whatever their order was.
