@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use crate::work::Cached;
@@ -27,11 +28,11 @@ pub fn load(file: &Path) -> io::Result<Option<Cached>> {
     postcard::from_bytes(body).map(Some).map_err(|e| bad(e.to_string()))
 }
 
-/// Writes a file so that, whatever happens, the old or the new content is there.
+/// Writes a file for its owner only, so that, whatever happens, the old or the new content is there.
 pub fn write_atomically(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let dir = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let fresh = file.with_extension("new");
-    let mut new = File::create(&fresh)?;
+    let mut new = File::options().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
     new.write_all(bytes)?;
     new.sync_all()?;
     fs::rename(&fresh, file)?;
@@ -40,6 +41,8 @@ pub fn write_atomically(file: &Path, bytes: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use weft_program::Position;
 
@@ -54,6 +57,8 @@ mod tests {
         save(&file, &cached).unwrap();
         assert_eq!(load(&file).unwrap(), Some(cached));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing else is left behind");
+        let mode = fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "a program tells who is where");
     }
 
     #[test]

@@ -27,10 +27,20 @@ struct Before {
 }
 
 impl Guard {
-    /// Takes over what an earlier agent wrote down.
+    /// Takes over what an earlier agent wrote down. What cannot be read cannot be put back: that is said, and no reason
+    /// to stop.
     pub fn load(file: PathBuf) -> Self {
-        let text = std::fs::read_to_string(&file).unwrap_or_default();
-        Self { file, before: serde_json::from_str(&text).unwrap_or_default() }
+        let before = match std::fs::read(&file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+            read => read.and_then(|bytes| Ok(serde_json::from_slice(&bytes)?)).unwrap_or_else(|error| {
+                tracing::warn!(
+                    "{}: {error}; devices that an earlier agent silenced stay so: `ip link set DEV arp on`, `sysctl net.ipv6.conf.DEV.disable_ipv6=0`",
+                    file.display()
+                );
+                BTreeMap::new()
+            }),
+        };
+        Self { file, before }
     }
 
     /// Silences the host on a device.
@@ -133,5 +143,17 @@ mod tests {
             assert!(!file.exists());
         })
         .unwrap();
+    }
+
+    #[test]
+    fn a_damaged_record_is_no_reason_to_stop_and_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("netdevs.json");
+        std::fs::write(&file, "{\"va\": ").unwrap();
+        let mut guard = Guard::load(file.clone());
+        assert!(guard.before.is_empty());
+        guard.before.insert("vb".into(), Before { arp: true, disable_ipv6: None });
+        guard.write_down().unwrap();
+        assert_eq!(Guard::load(file).before, guard.before);
     }
 }
