@@ -27,6 +27,7 @@ check:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --document-private-items
 	$(CARGO) nextest run --workspace -E 'binary(arrows) or binary(dependencies) or binary(tidy)'
 
+# BENCH='--only vxlan --rounds 3' measures less.
 bench:
 	$(CARGO) build --profile dist -p weft-cli -p weft-bench
-	$(TARGET_DIR)/dist/weft-bench --json bench/last.json $(BENCH)
+	$(TARGET_DIR)/dist/weft-bench --json bench/last.json --markdown bench/last.md --chart bench/chart.svg $(BENCH)

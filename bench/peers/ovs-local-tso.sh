@@ -5,6 +5,6 @@ VSWITCHD=/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk
 OVS_CONFIG=(
     other_config:dpdk-init=true
     other_config:userspace-tso-enable=true
-    "other_config:dpdk-extra=--no-pci --no-huge --no-shconf -m 512"
+    "other_config:dpdk-extra=--no-pci --no-huge --legacy-mem -m 512 --file-prefix=$(basename "$0" .sh)"
 )
 . "$(dirname "$0")/ovs-local.sh"

@@ -3,8 +3,10 @@
 //! `weft-bench` and `weft bench` are two doors to [`run`]. Everything is built in network namespaces of its own and
 //! taken down; a tool or peer that is not installed is skipped, with the reason.
 
+mod chart;
 mod contender;
 mod generator;
+mod goals;
 mod instructions;
 mod iperf;
 mod lab;
@@ -54,6 +56,12 @@ pub struct Args {
     /// Write everything that was measured here, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write the goals with what was reached here, as Markdown
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+    /// Write the goals with what was reached here, as a picture
+    #[arg(long, value_name = "FILE")]
+    chart: Option<PathBuf>,
     /// Be a bare wire until standard input closes
     #[arg(long, value_enum, hide = true)]
     wire: Option<Wire>,
@@ -75,7 +83,9 @@ pub fn run(args: &Args, again: &[&str]) -> Result<()> {
     let tools = Tools { weft, myself, scripts: Scripts::unpack()? };
     let report = measure_all(args, &tools)?;
     print!("{}", report.table());
-    write(args.json.as_deref(), &serde_json::to_string_pretty(&report)?)
+    write(args.json.as_deref(), &serde_json::to_string_pretty(&report)?)?;
+    write(args.markdown.as_deref(), &goals::markdown(&report))?;
+    write(args.chart.as_deref(), &chart::svg(&report))
 }
 
 fn measure_all(args: &Args, tools: &Tools) -> Result<Report> {
@@ -96,7 +106,7 @@ fn measure_all(args: &Args, tools: &Tools) -> Result<Report> {
     if wanted("instructions") {
         match instructions::facts(&tools.weft.with_file_name("weft-bench-classify")) {
             Ok(facts) => report.facts.extend(facts),
-            Err(why) => report.skipped.push(format!("instructions: {why:#}")),
+            Err(why) => report.skip(format!("instructions: {why:#}")),
         }
     }
     Ok(report)

@@ -79,6 +79,16 @@ impl Report {
         Self { machine, seconds, contenders, rows, facts, skipped, repeated: 0 }
     }
 
+    /// Notes what was not measured, and why, on one line.
+    pub(crate) fn skip(&mut self, why: String) {
+        self.skipped.push(why.split('\n').map(str::trim).collect::<Vec<_>>().join("; "));
+    }
+
+    /// The row of a figure.
+    pub(crate) fn row(&self, group: &str, figure: &str) -> Option<&Row> {
+        self.rows.iter().find(|row| row.group == group && row.figure.name == figure)
+    }
+
     /// The table for people.
     pub(crate) fn table(&self) -> String {
         let Machine { kernel, processor, processors } = &self.machine;
@@ -167,7 +177,7 @@ pub(crate) mod tests {
     fn ratios_are_taken_pair_by_pair_and_only_where_both_were_measured() {
         let rounds: &[&[f64]] = &[&[10.0, 5.0], &[f64::NAN, 5.0], &[9.0, 3.0], &[8.0, 8.0]];
         let report = report("local", "tcp-1", &["weft", "kernel"], rounds);
-        let row = &report.rows[0];
+        let row = report.row("local", "tcp-1").unwrap();
         let ratios: Vec<f64> = row.pairs("weft", "kernel").iter().map(|p| p.ratio).collect();
         assert_eq!(ratios, [2.0, 3.0, 1.0]);
         assert_eq!(row.values("weft"), [10.0, 9.0, 8.0]);

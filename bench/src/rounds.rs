@@ -40,7 +40,7 @@ pub(crate) fn run_group(group: &Group, tools: &Tools, effort: &Effort, report: &
                 });
                 standing.push(one);
             }
-            Err(why) => report.skipped.push(format!("{} {}: {why:#}", group.name, contender.name)),
+            Err(why) => report.skip(format!("{} {}: {why:#}", group.name, contender.name)),
         }
     }
     let names: Vec<String> = standing.iter().map(|s| s.contender.name.clone()).collect();
@@ -92,7 +92,7 @@ fn run_test(
                 }
                 Err(why) => {
                     taking_part[at] = false;
-                    report.skipped.push(format!("{group} {why:#}"));
+                    report.skip(format!("{group} {why:#}"));
                 }
             }
         }

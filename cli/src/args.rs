@@ -127,6 +127,8 @@ pub enum Command {
     Agent(crate::commands::process::AgentArgs),
     /// Run a host's vswitch in the foreground (the agent starts it)
     Vswitch(crate::commands::process::VswitchArgs),
+    /// Measure Weft beside the kernel, Open vSwitch and a bare wire on this machine (root)
+    Bench(weft_bench::Args),
     /// Print a completion script for a shell
     Completions {
         /// Which shell

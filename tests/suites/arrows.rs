@@ -8,8 +8,8 @@ use cargo_metadata::{DependencyKind, MetadataCommand};
 const ARROWS: &[(&str, &[&str])] = &[
     ("agent", &["api", "packet", "program", "sys"]),
     ("api", &["packet"]),
-    ("bench", &["agent", "api", "cli", "controller", "packet", "program", "sys", "vswitch", "vtep"]),
-    ("cli", &["agent", "api", "controller", "packet", "program", "sys", "vswitch"]),
+    ("bench", &["agent", "api", "controller", "packet", "program", "sys", "vswitch", "vtep"]),
+    ("cli", &["agent", "api", "bench", "controller", "packet", "program", "sys", "vswitch"]),
     ("controller", &["api", "packet"]),
     ("packet", &["sys"]),
     ("program", &["packet"]),

@@ -37,6 +37,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Controller(args) => process::controller(args),
         Command::Agent(args) => process::agent(args),
         Command::Vswitch(args) => process::vswitch(args),
+        Command::Bench(args) => weft_bench::run(&args, &["bench"]),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "weft", &mut script);
