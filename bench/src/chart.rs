@@ -35,7 +35,11 @@ pub(crate) fn svg(report: &Report) -> String {
 fn bar(out: &mut String, top: u32, verdict: &Verdict) {
     let goal = &verdict.goal;
     let attained = goal.attained(verdict.median);
-    let color = if attained >= 1.0 { "#2e7d5b" } else { "#c2603a" };
+    let color = match attained {
+        met if met >= 1.0 => "#2e7d5b",
+        _ if goal.is_wish() => "#c9a227",
+        _ => "#c2603a",
+    };
     let (middle, end) = (top + BAR / 2, x(attained));
     text(out, LEFT - 10, middle + 5, "end", "13", &format!("{} {}: {}", goal.id, goal.what, goal.terms()));
     let _ = writeln!(
@@ -47,8 +51,9 @@ fn bar(out: &mut String, top: u32, verdict: &Verdict) {
         let at = x(goal.attained(*value));
         let _ = writeln!(out, "<circle cx=\"{at}\" cy=\"{middle}\" r=\"2.5\" fill=\"#ffffff\" stroke=\"#222222\"/>");
     }
-    let label = format!("{:.2}, target {}", verdict.median, goal.wanted());
-    text(out, WIDTH - 16, middle + 5, "end", "12", &label);
+    let beyond = if attained > SCALE_MAX { "(off the scale) " } else { "" };
+    let label = format!("{beyond}{:.2}, wanted {}", verdict.median, goal.wanted());
+    text(out, RIGHT + 14, middle + 5, "start", "12", &label);
 }
 
 /// Where a part of the target lies; what goes beyond the scale ends at its edge.
@@ -65,7 +70,7 @@ fn text(out: &mut String, x: u32, y: u32, anchor: &str, size: &str, words: &str)
     );
 }
 
-const WIDTH: u32 = 1100;
+const WIDTH: u32 = 1180;
 const LEFT: u32 = 430;
 const RIGHT: u32 = 880;
 const TOP: u32 = 76;
@@ -85,7 +90,7 @@ mod tests {
         let width = x(1.0) - LEFT;
         assert!(svg.contains(&format!("width=\"{width}\" height=\"{BAR}\"")), "{svg}");
         assert!(svg.contains("weft / ovs-tso"));
-        assert!(svg.contains("target &gt;= 1<"), "{svg}");
+        assert!(svg.contains("wanted &gt;= 1<"), "{svg}");
     }
 
     #[test]

@@ -126,10 +126,15 @@ impl Goal {
             Sense::AtMost => "<=",
         };
         match self.stretch {
-            Some(stretch) if stretch == self.target => format!("stretch {sign} {stretch}"),
+            Some(stretch) if self.is_wish() => format!("stretch {sign} {stretch}"),
             Some(stretch) => format!("{sign} {} (stretch {stretch})", self.target),
             None => format!("{sign} {}", self.target),
         }
+    }
+
+    /// Whether only the stretch is set: behind it nothing promised is broken.
+    pub(crate) fn is_wish(&self) -> bool {
+        self.stretch == Some(self.target)
     }
 
     /// Times as good as the target: 1 and above is met, whichever side is good.
@@ -147,7 +152,8 @@ impl Verdict {
         let attained = self.goal.attained(self.median);
         let stretch = Goal { target: self.goal.stretch.unwrap_or(f64::NAN), ..self.goal };
         if attained < 1.0 {
-            format!("no: {:.0} % of it", attained * 100.0)
+            let not = if self.goal.is_wish() { "not yet" } else { "no" };
+            format!("{not}: {:.0} % of it", attained * 100.0)
         } else if stretch.attained(self.median) >= 1.0 {
             "met, stretch too".to_owned()
         } else {
@@ -234,6 +240,8 @@ mod tests {
 
     #[test]
     fn a_wish_shows_only_its_stretch() {
+        let verdict = Verdict { goal: goal("tcp-1", "kernel"), median: 0.5, all: vec![0.5] };
+        assert_eq!(verdict.word(), "not yet: 50 % of it");
         assert_eq!(goal("tcp-1", "kernel").wanted(), "stretch >= 1");
         assert_eq!(goal("pps-64", "kernel").wanted(), ">= 1.2 (stretch 2)");
     }

@@ -18,6 +18,8 @@ mod report;
 mod rounds;
 mod standing;
 mod tcp;
+#[cfg(test)]
+mod testing;
 mod wire;
 
 use std::path::{Path, PathBuf};

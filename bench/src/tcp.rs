@@ -118,3 +118,28 @@ fn pings(server: SocketAddr, window: Duration) -> io::Result<Vec<u64>> {
 const MESSAGE_LEN: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(3);
 const WARM_UP: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Guests;
+
+    #[test]
+    fn messages_come_back_and_connections_end_in_order() {
+        let Some(guests) = Guests::new() else { return };
+        let [from, to] = guests.places();
+        let window = Duration::from_millis(100);
+        let latency = ping_pong(&from, &to, window).unwrap();
+        assert!(latency.p50_us > 0.0 && latency.p50_us <= latency.p99_us, "{latency:?}");
+        assert!(connect_rate(&from, &to, window).unwrap() > 10.0);
+    }
+
+    #[test]
+    fn a_guest_that_nobody_reaches_is_an_error_and_no_hang() {
+        let Some(guests) = Guests::new() else { return };
+        let [from, to] = guests.places();
+        let nowhere = netns::create().unwrap();
+        let from = Place { netns: std::os::fd::AsFd::as_fd(&nowhere), ..from };
+        assert!(ping_pong(&from, &to, Duration::from_millis(100)).is_err());
+    }
+}

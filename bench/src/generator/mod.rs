@@ -168,3 +168,20 @@ const BATCH: usize = 64;
 const WARM_UP: Duration = Duration::from_millis(200);
 /// Milliseconds without a frame after which none is under way any more.
 const QUIET_MS: u32 = 50;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Guests;
+
+    #[test]
+    fn over_a_plain_veth_every_frame_arrives_once_and_in_order() {
+        let Some(guests) = Guests::new() else { return };
+        let [from, to] = guests.places();
+        for flows in [1, FLOWS_MAX] {
+            let found = super::run(&from, &to, flows, Duration::from_millis(100), 7).unwrap();
+            assert_eq!((found.lost_percent, found.reordered, found.duplicated), (0.0, 0, 0), "{found:?}");
+            assert!(found.delivered_kpps > 1.0, "{found:?}");
+        }
+    }
+}
