@@ -25,6 +25,8 @@ pub struct Config {
     pub udp_port: u16,
     /// The vswitch's worker threads; 0 lets it choose.
     pub workers: usize,
+    /// Microseconds for which an idle worker looks for frames before it sleeps; `None` lets the vswitch choose.
+    pub spin_us: Option<u32>,
     /// The best rung of the capability ladder that may be used; `None` for the best there is.
     pub rung: Option<Rung>,
     /// The program and first arguments that start a vswitch; empty for `weft vswitch` of this very executable.
@@ -143,6 +145,7 @@ mod tests {
             underlay: IpAddr::from([192, 0, 2, 1]),
             udp_port: 4789,
             workers: 1,
+            spin_us: None,
             rung: None,
             vswitch: Vec::new(),
         }

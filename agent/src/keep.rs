@@ -33,6 +33,8 @@ pub struct Keeper {
     pub command: Vec<OsString>,
     /// Its workers; 0 lets it choose.
     pub workers: usize,
+    /// For how long its idle workers look for frames; `None` lets it choose.
+    pub spin_us: Option<u32>,
     /// Who we are.
     pub instance: String,
     /// Our build.
@@ -101,6 +103,9 @@ impl Keeper {
         let (program, arguments) = words.split_first().ok_or("no program to start as vswitch")?;
         let mut command = Command::new(program);
         command.args(arguments).arg("--control").arg(&self.control).arg("--workers").arg(self.workers.to_string());
+        if let Some(spin_us) = self.spin_us {
+            command.arg("--spin-us").arg(spin_us.to_string());
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null());
         process::detach_session(&mut command);
         command.spawn().map_err(|e| format!("{}: {e}", program.display()))

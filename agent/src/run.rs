@@ -95,6 +95,7 @@ impl Shell {
             control: config.control.clone(),
             command: config.vswitch.clone(),
             workers: config.workers,
+            spin_us: config.spin_us,
             instance,
             build,
             events: tell.clone(),

@@ -27,6 +27,9 @@ pub struct Config {
     pub control: PathBuf,
     /// Worker threads; 0 lets the vswitch choose: one less than the machine has CPUs, at least one.
     pub workers: usize,
+    /// How long an idle worker looks for frames before it sleeps; `None` for 50 us where there is a CPU besides the
+    /// workers', else not at all.
+    pub spin: Option<Duration>,
 }
 
 /// Why the vswitch did not start, or ended.
@@ -60,7 +63,8 @@ pub fn run(config: Config) -> Result<(), RunError> {
     process::drop_capabilities().map_err(system("give up all capabilities"))?;
     let workers = if config.workers > 0 { config.workers } else { process::cpus().saturating_sub(1).max(1) };
     let start = Instant::now();
-    let (threads, publisher, learned) = Threads::start(workers, start).map_err(system("start the workers"))?;
+    let (threads, publisher, learned) =
+        Threads::start(workers, config.spin, start).map_err(system("start the workers"))?;
     let control = Control::new(threads, publisher, learned, instance());
     tracing::info!(workers, control = %config.control.display(), "the vswitch is up");
     let result = serve(&listener, &signals, control);

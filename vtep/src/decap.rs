@@ -14,7 +14,7 @@ use weft_packet::ethernet::{ETHERTYPE_QINQ, ETHERTYPE_VLAN};
 use weft_packet::vxlan::{HEADER_LEN, VxlanView};
 use weft_packet::{Csum, DropReason, Frame, Gso, GsoKind, Layout, MacAddr, Offload, Vni};
 
-use crate::admission::{Admission, RemoteId, RemoteKind};
+use crate::admission::{Admission, Admitted, RemoteId, RemoteKind};
 use crate::ecn;
 
 /// One datagram as the kernel gave it to us.
@@ -81,6 +81,8 @@ pub struct Packets<'a> {
     step: usize,
     /// The segment size of an inner UDP super-frame, which the kernel reports as if it were the stride.
     inner_size: Option<u16>,
+    /// Who the VNI of the packet before was admitted for: those of one datagram are mostly of one.
+    admitted: Option<(Vni, Admitted)>,
 }
 
 /// Splits a datagram into its packets.
@@ -93,7 +95,7 @@ pub fn decap<'a>(datagram: Datagram<'a>, admission: &'a Admission, now: Instant)
         },
         _ => (whole, None),
     };
-    Packets { datagram, admission, now, at: 0, step, inner_size }
+    Packets { datagram, admission, now, at: 0, step, inner_size, admitted: None }
 }
 
 impl Iterator for Packets<'_> {
@@ -117,12 +119,16 @@ impl Iterator for Packets<'_> {
 }
 
 impl Packets<'_> {
-    fn packet(&self, range: Range<usize>) -> Result<Packet, DropReason> {
+    fn packet(&mut self, range: Range<usize>) -> Result<Packet, DropReason> {
         let vni = VxlanView::parse(&self.datagram.payload[range.clone()])?.vni();
         if vni == Vni::PROBE {
             return self.probe(range);
         }
-        let admitted = self.admission.admit(self.datagram.source, vni, self.now)?;
+        let admitted = match self.admitted {
+            Some((same, admitted)) if same == vni => admitted,
+            _ => self.admission.admit(self.datagram.source, vni, self.now)?,
+        };
+        self.admitted = Some((vni, admitted));
         let inner = range.start + HEADER_LEN..range.end;
         let frame = &self.datagram.payload[inner.clone()];
         check_ethernet(frame)?;

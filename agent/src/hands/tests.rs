@@ -125,6 +125,7 @@ fn hands(dir: &Path) -> Hands {
         underlay: [127, 0, 0, 1].into(),
         udp_port: 4789,
         workers: 1,
+        spin_us: None,
         rung: None,
         vswitch: vec!["/bin/false".into()],
     };
@@ -132,6 +133,7 @@ fn hands(dir: &Path) -> Hands {
         control,
         command: config.vswitch.clone(),
         workers: 1,
+        spin_us: None,
         instance: "agent-1".into(),
         build: String::new(),
         events,

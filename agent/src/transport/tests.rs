@@ -63,6 +63,7 @@ fn config(controller: String, security: Security) -> Config {
         underlay: [192, 0, 2, 1].into(),
         udp_port: 4789,
         workers: 1,
+        spin_us: None,
         rung: None,
         vswitch: Vec::new(),
     }

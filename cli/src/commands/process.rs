@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -62,6 +62,9 @@ pub struct AgentArgs {
     /// Worker threads of the vswitch; 0 lets it choose
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub workers: usize,
+    /// Microseconds for which an idle worker looks for frames before it sleeps [default: 50, or 0 without a spare CPU]
+    #[arg(long, value_name = "N", env = "WEFT_SPIN_US")]
+    pub spin_us: Option<u32>,
     /// Use no better rung of the capability ladder than this
     #[arg(long, value_enum)]
     pub rung: Option<RungName>,
@@ -79,6 +82,9 @@ pub struct VswitchArgs {
     /// Worker threads; 0 leaves one processor free
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub workers: usize,
+    /// Microseconds for which an idle worker looks for frames before it sleeps [default: 50, or 0 without a spare CPU]
+    #[arg(long, value_name = "N")]
+    pub spin_us: Option<u32>,
 }
 
 impl From<RungName> for Rung {
@@ -149,6 +155,7 @@ pub fn agent(args: AgentArgs) -> Result<()> {
         underlay: args.address,
         udp_port: args.udp_port,
         workers: args.workers,
+        spin_us: args.spin_us,
         rung: args.rung.map(Rung::from),
         vswitch: Vec::new(),
     };
@@ -158,7 +165,8 @@ pub fn agent(args: AgentArgs) -> Result<()> {
 /// `weft vswitch`.
 pub fn vswitch(args: VswitchArgs) -> Result<()> {
     log_to_stderr();
-    Ok(weft_vswitch::run(weft_vswitch::Config { control: args.control, workers: args.workers })?)
+    let spin = args.spin_us.map(|us| Duration::from_micros(us.into()));
+    Ok(weft_vswitch::run(weft_vswitch::Config { control: args.control, workers: args.workers, spin })?)
 }
 
 /// Who the certificate says this host is; another name given besides is refused, since the controller goes by the

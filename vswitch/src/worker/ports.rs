@@ -19,6 +19,8 @@ pub(crate) struct Port {
     pub(crate) tx_queue: usize,
     /// The device does not exist any more.
     pub(crate) gone: bool,
+    /// Frames that the next burst is likely to find.
+    pub(crate) expected: usize,
     /// What this burst has for it.
     pub(crate) out: Vec<Queued>,
     /// Bounds the ICMP errors that its guest is sent.

@@ -1,5 +1,9 @@
 //! Workers as threads: each sleeps in epoll until a queue, a socket or an order wakes it.
 //!
+//! To be woken takes longer than to forward a frame, so a worker looks on for a bounded time before it sleeps. Between
+//! two looks it yields: where processors are scarce, the guests run on this one. Beside a bulk transfer, whose sender
+//! waits for nobody, it sleeps at once: more frames per burst are worth more there.
+//!
 //! Orders are taken between two rounds, so whoever is answered knows that no frame is in the middle of anything. A
 //! panic in a worker ends the process: the agent starts another one with the same descriptors.
 
@@ -38,11 +42,17 @@ enum Order {
 }
 
 impl Threads {
-    /// Starts `workers` threads, pinned to a CPU each where there are enough.
-    pub fn start(workers: usize, now: Instant) -> io::Result<(Self, Arc<Publisher>, Arc<Learned>)> {
+    /// Starts `workers` threads, pinned to a CPU each where there are enough. An idle one looks on for `spin` before it
+    /// sleeps; `None` leaves that to the number of CPUs.
+    pub fn start(
+        workers: usize,
+        spin: Option<Duration>,
+        now: Instant,
+    ) -> io::Result<(Self, Arc<Publisher>, Arc<Learned>)> {
         let seed = seed(now);
         let publisher = Publisher::new(Tables::new(seed), workers);
         let learned = Arc::new(Learned::new(now, &LIMITS));
+        let spin = spin.unwrap_or(if process::cpus() > workers { SPIN } else { Duration::ZERO });
         let pin = process::cpus() >= workers && workers > 1;
         let mut handles = Vec::new();
         for index in 0..workers {
@@ -54,7 +64,7 @@ impl Threads {
                     // Not fatal: a container may forbid it, and the scheduler does well enough.
                     let _ = process::pin_to_cpu(index);
                 }
-                run(worker, &receiver);
+                run(worker, Spin::new(spin, now), &receiver);
             };
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(body)?;
             handles.push(Handle { orders, waker, thread: Some(thread) });
@@ -96,10 +106,16 @@ impl Fleet for Threads {
     }
 }
 
-fn run(mut worker: Worker, orders: &Receiver<Order>) {
+fn run(mut worker: Worker, mut spin: Spin, orders: &Receiver<Order>) {
     let _guard = AbortOnPanic;
+    let mut now = Instant::now();
     loop {
-        let timeout = worker.next_wake().map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = if spin.goes_on(now) {
+            std::thread::yield_now();
+            Some(Duration::ZERO)
+        } else {
+            worker.next_wake().map(|at| at.saturating_duration_since(now))
+        };
         let wake = match worker.wait(timeout) {
             Ok(wake) => wake,
             Err(error) => {
@@ -116,7 +132,42 @@ fn run(mut worker: Worker, orders: &Receiver<Order>) {
                 }
             }
         }
-        worker.round(Instant::now());
+        now = Instant::now();
+        let frames = worker.round(now);
+        spin.saw(frames, worker.super_frames(), now);
+    }
+}
+
+/// How long an idle worker looks on before it sleeps.
+#[derive(Debug)]
+struct Spin {
+    span: Duration,
+    /// Until then.
+    until: Instant,
+    /// Not before then.
+    from: Instant,
+    /// Super-frames that came in so far: the sign of a bulk transfer.
+    super_frames: u64,
+}
+
+impl Spin {
+    const fn new(span: Duration, now: Instant) -> Self {
+        Self { span, until: now, from: now, super_frames: 0 }
+    }
+
+    /// Takes note of what a round found: its frames, and the super-frames of all rounds so far.
+    fn saw(&mut self, frames: usize, super_frames: u64, now: Instant) {
+        if frames > 0 {
+            self.until = now + self.span;
+        }
+        if super_frames != self.super_frames {
+            self.super_frames = super_frames;
+            self.from = now + BULK;
+        }
+    }
+
+    fn goes_on(&self, now: Instant) -> bool {
+        (self.from..self.until).contains(&now)
     }
 }
 
@@ -136,5 +187,37 @@ fn seed(now: Instant) -> u64 {
     RandomState::new().hash_one(now)
 }
 
+/// How long an idle worker looks on where there is a CPU besides the workers': as long as a guest takes to answer.
+const SPIN: Duration = Duration::from_micros(50);
+/// How long a super-frame counts as the sign of a bulk transfer.
+const BULK: Duration = Duration::from_millis(1);
 /// How long a worker may take to come to the end of a burst.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_worker_looks_on_for_its_time_and_not_at_all_when_it_may_not() {
+        let start = Instant::now();
+        for (span, expected) in [(SPIN, [true, false]), (Duration::ZERO, [false, false])] {
+            let mut spin = Spin::new(span, start);
+            assert!(!spin.goes_on(start), "nothing came in yet");
+            spin.saw(1, 0, start);
+            spin.saw(0, 0, start + SPIN / 2);
+            assert_eq!([SPIN / 2, SPIN].map(|after| spin.goes_on(start + after)), expected);
+        }
+    }
+
+    #[test]
+    fn a_worker_sleeps_at_once_beside_a_bulk_transfer() {
+        let start = Instant::now();
+        let mut spin = Spin::new(SPIN, start);
+        spin.saw(6, 6, start);
+        spin.saw(1, 6, start + BULK / 2);
+        assert!(!spin.goes_on(start + BULK / 2));
+        spin.saw(1, 6, start + BULK);
+        assert!(spin.goes_on(start + BULK));
+    }
+}

@@ -149,13 +149,13 @@ fn bad_messages_and_too_many_connections_are_refused_and_never_hang_it() {
 fn a_second_vswitch_at_the_same_socket_is_refused_and_a_stale_socket_is_replaced() {
     let process = Process::start(1);
     drop(process.client());
-    assert!(matches!(run(Config { control: process.path(), workers: 1 }), Err(RunError::InUse(_))));
+    assert!(matches!(run(Config { control: process.path(), workers: 1, spin: None }), Err(RunError::InUse(_))));
     process.end();
     let dir = tempfile::tempdir().unwrap();
     let control = dir.path().join("stale.sock");
     drop(std::os::unix::net::UnixListener::bind(&control).unwrap());
     let path = control.clone();
-    let thread = std::thread::spawn(move || run(Config { control, workers: 1 }));
+    let thread = std::thread::spawn(move || run(Config { control, workers: 1, spin: None }));
     let start = Instant::now();
     let mut client = loop {
         match Client::connect(&path, hello(PROTOCOL), LONG) {

@@ -29,7 +29,7 @@ impl Process {
     pub(crate) fn start(workers: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let control = dir.path().join("vswitch.sock");
-        let thread = std::thread::spawn(move || run(Config { control, workers }));
+        let thread = std::thread::spawn(move || run(Config { control, workers, spin: None }));
         Self { dir, thread: Some(thread) }
     }
 
