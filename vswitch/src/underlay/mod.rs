@@ -83,6 +83,8 @@ struct Queues {
     segments: u64,
     /// Super-frames that are taken uncut before they are refused.
     super_frames: u64,
+    /// Whether a refusal is of the one super-frame, not of the device.
+    dislikes: bool,
     /// The last packet of each message with UDP_SEGMENT, and the end of each uncut super-frame, arrives changed.
     breaks_segments: bool,
 }
@@ -153,8 +155,8 @@ impl AttachedUnderlay {
     /// An underlay without a kernel, with queues of `len_max` datagrams.
     pub fn in_memory(config: Underlay, len_max: usize) -> (Self, UnderlayEnd) {
         let (incoming, outgoing) = (VecDeque::new(), VecDeque::new());
-        let (segments, super_frames, breaks_segments) = (u64::MAX, u64::MAX, false);
-        let queues = Queues { incoming, outgoing, len_max, segments, super_frames, breaks_segments };
+        let (segments, super_frames, dislikes, breaks_segments) = (u64::MAX, u64::MAX, false, false);
+        let queues = Queues { incoming, outgoing, len_max, segments, super_frames, dislikes, breaks_segments };
         let queues = Arc::new(Mutex::new(queues));
         let end = UnderlayEnd { queues: queues.clone() };
         let (mtu, probes) = (AtomicU16::new(config.mtu), probes::Probes::new(config.rung));
@@ -217,9 +219,11 @@ impl UnderlayEnd {
         lock(&self.queues).segments = messages;
     }
 
-    /// Takes so many more super-frames uncut, then refuses them as a device that went away does.
-    pub fn take_super_frames(&self, super_frames: u64) {
-        lock(&self.queues).super_frames = super_frames;
+    /// Takes so many more super-frames uncut, then refuses them as a device that went away does, or, when it `dislikes`
+    /// them, as the kernel does with one that is not what it says.
+    pub fn take_super_frames(&self, super_frames: u64, dislikes: bool) {
+        let mut queues = lock(&self.queues);
+        (queues.super_frames, queues.dislikes) = (super_frames, dislikes);
     }
 
     /// From now on a message with UDP_SEGMENT, and an uncut super-frame, arrives with its last packet changed, as on a path

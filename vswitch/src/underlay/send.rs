@@ -50,8 +50,10 @@ struct Scratch {
 enum Sent {
     /// Every message was taken or refused.
     All,
-    /// The device does not take the super-frame: nothing from this message on was sent.
+    /// The device takes no more: nothing from this message on was sent.
     NoTunnel { message: usize, why: io::Error },
+    /// The device does not take this one super-frame, which a guest made as it liked.
+    NotWhole { message: usize },
     /// The kernel does not do UDP_SEGMENT (for this route): nothing from this message on was sent.
     NoSegment { message: usize, why: io::Error },
     /// The kernel has no `sendmmsg`.
@@ -112,6 +114,15 @@ impl Tunnel {
                 Sent::All => {
                     self.ladder.sent(scratch.used);
                     return scratch.settle(queue, usize::MAX, pool, counters);
+                }
+                Sent::NotWhole { message } => {
+                    let (unsent, _) = scratch.unsent(message);
+                    scratch.settle(queue, unsent, pool, counters);
+                    if let Some(departure) = queue.first_mut() {
+                        departure.carriage = Carriage::Joined;
+                    }
+                    taken = 0;
+                    continue;
                 }
                 Sent::NoTunnel { message, why } => {
                     (Rung::Tunnel, Rung::Segment, message, format!("tunnel device: {why}"))
@@ -236,6 +247,7 @@ impl Scratch {
                     self.refused[index] = Some(DropReason::TxFull);
                     return Ok(message + 1);
                 }
+                Err(Errno::INVAL) if departure.carriage == Carriage::Whole => return Err(Sent::NotWhole { message }),
                 Err(why) => return no_tunnel(why.into()),
             }
         }
@@ -312,6 +324,9 @@ impl Scratch {
                 self.used = self.used.max(Rung::Segment);
             }
             if message.whole {
+                if queues.super_frames == 0 && queues.dislikes {
+                    return Sent::NotWhole { message: index };
+                }
                 if queues.super_frames == 0 {
                     return Sent::NoTunnel { message: index, why: Errno::IO.into() };
                 }
