@@ -1,7 +1,9 @@
 //! Tuple-space search: one hash table per mask, the masks with the highest priorities first.
 //!
-//! The search stops when no later mask can hold a higher priority, and reports the union of the masks it looked at:
-//! these bits, and no others, decided the outcome. Between equal priorities the earlier mask wins.
+//! The search stops when no later mask can hold a higher priority, and reports the bits it looked at: these, and no
+//! others, decided the outcome. Between equal priorities the earlier mask wins. What all rules of a mask have in common is
+//! looked at first, field by field: a key that fails there has shown nothing but that field, so a rule about ICMPv6
+//! types does not make every UDP port a cached result of its own (the staged lookup of NSDI'15, section 5.3).
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher};
@@ -9,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use foldhash::fast::FixedState;
-use weft_packet::{FlowKey, FlowMask, key::KEY_WORDS};
+use weft_packet::{Field, FlowKey, FlowMask, key::KEY_WORDS};
 use weft_program::{Rule, RuleKey};
 
 use crate::cow::CowTable;
@@ -99,9 +101,27 @@ pub struct Table {
 #[derive(Clone)]
 struct Subtable {
     mask: MaskWords,
+    gate: Gate,
     priority_max: u16,
     priorities: BTreeMap<u16, usize>,
     slots: CowTable<Slot>,
+}
+
+/// What all rules of a mask have in common, or once had: it narrows with each rule that comes.
+#[derive(Debug, Clone, Default)]
+struct Gate {
+    /// Common bits; all of the mask's before the first rule.
+    common: Option<FlowMask>,
+    value: FlowKey,
+    fields: Vec<GateField>,
+}
+
+/// The common bits of one field.
+#[derive(Debug, Clone, Copy)]
+struct GateField {
+    word: usize,
+    bits: u64,
+    value: u64,
 }
 
 /// The rules of one mask and value: they differ in priority.
@@ -139,6 +159,10 @@ impl Table {
         for subtable in &self.subtables {
             if best.is_some_and(|rule| rule.rule.key.priority >= subtable.priority_max) {
                 break;
+            }
+            if let Some(field) = subtable.gate.stops(key) {
+                read.0[field.word] |= field.bits;
+                continue;
             }
             *read |= subtable.mask.mask();
             let Some(slot) = subtable.find(&self.state, key) else { continue };
@@ -202,7 +226,8 @@ impl Table {
 
 impl Subtable {
     fn new(mask: FlowMask) -> Self {
-        Self { mask: MaskWords::new(mask), priority_max: 0, priorities: BTreeMap::new(), slots: CowTable::new() }
+        let gate = Gate::default();
+        Self { mask: MaskWords::new(mask), gate, priority_max: 0, priorities: BTreeMap::new(), slots: CowTable::new() }
     }
 
     #[inline]
@@ -214,6 +239,7 @@ impl Subtable {
     fn insert(&mut self, state: &FixedState, rule: Arc<CompiledRule>) -> bool {
         let (value, priority) = (rule.rule.key.matches.value, rule.rule.key.priority);
         let hash = self.mask.hash(state, &value);
+        self.gate.admit(self.mask.mask(), &value);
         let added = match self.slots.find_mut(hash, |slot| *slot.value() == value) {
             Some(slot) => slot.insert(rule),
             None => {
@@ -241,6 +267,36 @@ impl Subtable {
             if *count == 0 {
                 self.priorities.remove(&key.priority);
             }
+        }
+    }
+}
+
+impl Gate {
+    /// The field that keeps the key away from every rule.
+    #[inline]
+    fn stops(&self, key: &FlowKey) -> Option<&GateField> {
+        self.fields.iter().find(|field| key.0[field.word] & field.bits != field.value)
+    }
+
+    /// Lets the keys of one more rule pass.
+    fn admit(&mut self, mask: &FlowMask, value: &FlowKey) {
+        let former = self.common;
+        let common = former.map_or(*mask, |common| {
+            FlowKey(std::array::from_fn(|word| common.0[word] & !(self.value.0[word] ^ value.0[word])))
+        });
+        if former == Some(common) {
+            return;
+        }
+        (self.common, self.value) = (Some(common), *value);
+        self.fields.clear();
+        // The EtherType first: it says which of the others mean anything.
+        for field in [&Field::EthType].into_iter().chain(Field::ALL.iter().filter(|field| **field != Field::EthType)) {
+            let all = FlowKey::ZERO.with(*field, field.all_ones());
+            let words = (0..KEY_WORDS).filter(|word| all.0[*word] & common.0[*word] != 0);
+            self.fields.extend(words.map(|word| {
+                let bits = all.0[word] & common.0[word];
+                GateField { word, bits, value: value.0[word] & bits }
+            }));
         }
     }
 }
@@ -288,6 +344,8 @@ impl Slot {
 mod tests {
     use proptest::prelude::*;
 
+    use weft_program::Match;
+
     use super::*;
     use crate::testing::Dice;
 
@@ -325,6 +383,35 @@ mod tests {
                 let same = table.lookup(&other, &mut FlowKey::ZERO.clone());
                 prop_assert_eq!(found.map(|rule| &rule.rule), same.map(|rule| &rule.rule), "unread bits decided");
             }
+        }
+    }
+
+    #[test]
+    fn a_key_that_fails_what_all_rules_share_has_shown_that_field_only() {
+        let mut table = Table::new(1);
+        for kind in [133, 135] {
+            let mut rule = Dice::new(1).rule_of_priority(1);
+            rule.key.matches =
+                Match::ANY.with(Field::EthType, 0x86dd).with(Field::IpProto, 58).with(Field::L4Src, kind);
+            table.insert(Arc::new(CompiledRule::new(rule)));
+        }
+        table.settle();
+        let key = |ethertype, proto, kind| {
+            FlowKey::ZERO.with(Field::EthType, ethertype).with(Field::IpProto, proto).with(Field::L4Src, kind)
+        };
+        let all = |field: Field| FlowKey::ZERO.with(field, field.all_ones());
+        let mut whole = all(Field::EthType);
+        whole |= &all(Field::IpProto);
+        whole |= &all(Field::L4Src);
+        for (key, shown, found) in [
+            (key(0x0800, 17, 999), all(Field::EthType), false),
+            (key(0x86dd, 17, 999), all(Field::IpProto), false),
+            // All but the one bit in which the two types differ.
+            (key(0x86dd, 58, 999), FlowKey::ZERO.with(Field::L4Src, 0xfffd), false),
+            (key(0x86dd, 58, 135), whole, true),
+        ] {
+            let mut read = FlowKey::ZERO;
+            assert_eq!((table.lookup(&key, &mut read).is_some(), read), (found, shown));
         }
     }
 

@@ -196,4 +196,4 @@ fn write(id: PortId, port: &mut Port, source: DropSource, frame: &mut Frame, cou
 }
 
 /// Frames that wait for the flush at the end of a burst; a flood to many ports flushes in between.
-const QUEUED_MAX: usize = 256;
+const QUEUED_MAX: usize = 512;

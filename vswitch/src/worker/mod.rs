@@ -464,7 +464,7 @@ fn forget_queues(epoll: &Epoll, polled: &mut usize, port: &Port) {
 const TOKEN_WAKER: u64 = u64::MAX;
 const TOKEN_UNDERLAY: u64 = u64::MAX - 1;
 /// Frames of one port's burst.
-const BURST_FRAMES: usize = 32;
+const BURST_FRAMES: usize = 256;
 /// Bytes of one port's burst, so that super-frames stay in the cache and other ports get their turn.
 const BURST_BYTES: usize = 256 << 10;
 
@@ -480,7 +480,7 @@ mod tests {
         let (name, netns, ifname) = Default::default();
         let (id, kind, offloads) = (PortId(1), PortKind::Memory, Offloads::default());
         let device = PortDevice { id, name, kind, fds: 0, mtu: 1500, offloads, netns, ifname };
-        let end = vswitch.attach_memory(device, 100).unwrap();
+        let end = vswitch.attach_memory(device, 1000).unwrap();
         (vswitch, end)
     }
 
@@ -505,11 +505,11 @@ mod tests {
     #[test]
     fn a_burst_is_bounded_and_the_rest_waits_for_its_turn() {
         let (mut vswitch, end) = vswitch();
-        for _ in 0..40 {
+        for _ in 0..BURST_FRAMES + 8 {
             assert!(end.push(&[2; 60], weft_packet::Offload::default()));
         }
         assert_eq!(vswitch.step(Instant::now()), BURST_FRAMES);
-        assert_eq!(vswitch.step(Instant::now()), 40 - BURST_FRAMES);
+        assert_eq!(vswitch.step(Instant::now()), 8);
         assert_eq!(vswitch.step(Instant::now()), 0);
     }
 
