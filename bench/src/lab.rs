@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::machine::Processes;
 use crate::numbers::median;
 use crate::report::Fact;
 use crate::standing::TOPOLOGY;
@@ -24,10 +25,10 @@ pub(crate) fn facts(weft: &Path, rounds: usize) -> Result<Vec<Fact>> {
     }
     lab(weft, "up")?;
     std::thread::sleep(Duration::from_secs(3));
-    let before = weft_ticks()?;
+    let before = Processes::now()?.switch;
     std::thread::sleep(Duration::from_secs(IDLE_S));
-    let idle = (weft_ticks()? - before) as f64 / IDLE_S as f64;
-    ensure!(Command::new(weft).args(["lab", "down", "bench"]).status()?.success(), "lab down failed");
+    let idle = (Processes::now()?.switch - before) as f64 / IDLE_S as f64;
+    ensure!(Command::new(weft).args(["lab", "down", "bench"]).output()?.status.success(), "lab down failed");
     Ok(vec![
         Fact { name: "lab run".to_owned(), unit: "s".to_owned(), median: median(&runs), all: runs },
         Fact { name: "idle lab".to_owned(), unit: "% of a core".to_owned(), median: idle, all: vec![idle] },
@@ -42,17 +43,4 @@ fn lab(weft: &Path, verb: &str) -> Result<()> {
     child.stdin.take().context("stdin is piped")?.write_all(TOPOLOGY.as_bytes())?;
     ensure!(child.wait()?.success(), "weft lab {verb} failed");
     Ok(())
-}
-
-/// Processor time of all `weft` processes so far, in ticks of 10 ms (proc_pid_stat(5), fields 14 and 15).
-fn weft_ticks() -> Result<u64> {
-    let mut ticks = 0;
-    for entry in std::fs::read_dir("/proc")?.flatten() {
-        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
-        let Some((head, tail)) = stat.rsplit_once(") ") else { continue };
-        if head.contains("(weft") {
-            ticks += tail.split(' ').skip(11).take(2).filter_map(|w| w.parse::<u64>().ok()).sum::<u64>();
-        }
-    }
-    Ok(ticks)
 }

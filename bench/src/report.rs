@@ -94,7 +94,8 @@ impl Report {
         let Machine { kernel, processor, processors } = &self.machine;
         let mut out = format!("Linux {kernel}, {processors} x {processor}, {} s per measurement\n", self.seconds);
         let repeated = self.repeated;
-        let _ = writeln!(out, "rounds repeated for steal: {repeated}; a pair is ratio/machine busy/stolen");
+        let _ = writeln!(out, "rounds repeated for steal: {repeated}; a pair is ratio/machine busy/stolen;");
+        out += "switch and tools: who spent how much of all processors' time, the kernel's on their account included\n";
         for one in &self.contenders {
             let rung = one.rung.as_ref().map(|rung| format!("rung {rung}; ")).unwrap_or_default();
             let _ = writeln!(out, "{} {}: {rung}{}", one.group, one.name, one.offloads);
@@ -131,6 +132,11 @@ impl Row {
         self.rounds.iter().filter_map(pair).collect()
     }
 
+    fn loads(&self, contender: &str, part: fn(&Load) -> f64) -> Vec<f64> {
+        let Some(at) = self.position(contender) else { return Vec::new() };
+        self.rounds.iter().filter_map(|round| Some(part(&round[at].as_ref()?.load))).collect()
+    }
+
     fn position(&self, contender: &str) -> Option<usize> {
         self.contenders.iter().position(|c| c == contender)
     }
@@ -141,6 +147,11 @@ impl Row {
         let _ = writeln!(out, "{} {name}, {unit}", self.group);
         for contender in self.contenders.iter().filter(|c| !self.values(c).is_empty()) {
             let _ = write!(out, "  {contender:13} median {:9.2}", median(&self.values(contender)));
+            if compared {
+                let [switch, tools] = [|load: &Load| load.switch, |load: &Load| load.tools]
+                    .map(|part| median(&self.loads(contender, part)) * 100.0);
+                let _ = write!(out, "  switch {switch:.0}% tools {tools:.0}%");
+            }
             let pairs = self.pairs(first, contender);
             if compared && contender != first && !pairs.is_empty() {
                 let ratios: Vec<f64> = pairs.iter().map(|pair| pair.ratio).collect();
@@ -160,7 +171,7 @@ pub(crate) mod tests {
 
     /// A report of one figure, a sample per contender and round; `NAN` for none.
     pub(crate) fn report(group: &str, name: &'static str, contenders: &[&str], rounds: &[&[f64]]) -> Report {
-        let load = Load { busy: 0.9, steal: 0.001 };
+        let load = Load { busy: 0.9, steal: 0.001, switch: 0.5, tools: 0.4 };
         let sample = |value: &f64| (!value.is_nan()).then_some(Sample { value: *value, load, rung: None });
         let machine = Machine { kernel: "6.18".to_owned(), processor: "test".to_owned(), processors: 2 };
         let mut report = Report::new(machine, 2);
@@ -188,6 +199,7 @@ pub(crate) mod tests {
     fn the_table_shows_the_median_and_every_pair_with_load_and_steal() {
         let report = report("local", "tcp-1", &["weft", "kernel"], &[&[10.0, 5.0], &[9.0, 3.0], &[8.0, 8.0]]);
         let table = report.table();
+        assert!(table.contains("  weft          median      9.00  switch 50% tools 40%\n"), "{table}");
         assert!(table.contains("weft/kernel 2.00  pairs 2.00/90%/0.1% 3.00/90%/0.1% 1.00/90%/0.1%"), "{table}");
     }
 }
