@@ -12,6 +12,7 @@ mod iperf;
 mod lab;
 mod machine;
 mod measure;
+pub mod micro;
 mod numbers;
 mod peers;
 mod report;
