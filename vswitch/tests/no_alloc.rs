@@ -20,7 +20,7 @@ use weft_vswitch::tables::Tables;
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;
 
-const FRAMES: u64 = 100_000;
+const FRAMES: u64 = 1_000_000;
 const BURST: u64 = 32;
 const IN: PortId = PortId(1);
 const OUT: PortId = PortId(2);
@@ -93,15 +93,41 @@ fn vswitch(now: Instant, out_len_max: usize) -> (Control<Inline>, MemoryEnd, Mem
     (vswitch, guest, other)
 }
 
+/// A frame of each kind that guests send, by name.
+fn kinds() -> [(&'static str, Vec<u8>); 5] {
+    let frame = |ethertype: u16, rest: &[&[u8]]| {
+        let ethertype = ethertype.to_be_bytes();
+        let parts = [&TO.0[..], &FROM.0, &ethertype].into_iter().chain(rest.iter().copied());
+        parts.flatten().copied().chain([7; 18]).collect::<Vec<u8>>()
+    };
+    let v4 = |protocol: u8, fragment: u16, len: u16| {
+        let mut header = [0x45, 0, 0, 0, 0, 1, 0, 0, 64, protocol, 0, 0, 10, 9, 0, 1, 10, 9, 0, 2];
+        header[2..4].copy_from_slice(&(20 + len).to_be_bytes());
+        header[6..8].copy_from_slice(&fragment.to_be_bytes());
+        header
+    };
+    let mut v6 = [0; 40];
+    v6[..8].copy_from_slice(&[0x60, 0, 0, 0, 0, 20 + 18, 6, 64]);
+    (v6[8], v6[23], v6[24], v6[39]) = (0xfd, 1, 0xfd, 2);
+    let udp = [0, 7, 0, 9, 0, 26, 0, 0];
+    let tcp = [0, 7, 0, 9, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0, 1, 0, 0, 0, 0];
+    [
+        ("another protocol", frame(0x88b5, &[])),
+        ("UDP over IPv4", frame(0x0800, &[&v4(17, 0x4000, 26), &udp])),
+        ("TCP over IPv4", frame(0x0800, &[&v4(6, 0x4000, 38), &tcp])),
+        ("a later fragment", frame(0x0800, &[&v4(17, 100, 18)])),
+        ("TCP over IPv6", frame(0x86dd, &[&v6, &tcp])),
+    ]
+}
+
 /// Bursts through a whole worker; the memory that its steps asked for, and the frames that came out.
-fn carried(frames: u64, out_len_max: usize) -> (u64, u64) {
+fn carried(frame: &[u8], frames: u64, out_len_max: usize) -> (u64, u64) {
     let now = Instant::now();
     let (mut vswitch, guest, other) = vswitch(now, out_len_max);
-    let frame = [&TO.0[..], &FROM.0, &[0x88, 0xb5], &[7; 50]].concat();
     let (mut asked, mut out) = (0, 0);
     for burst in 0..=frames / BURST {
         for _ in 0..BURST {
-            assert!(guest.push(&frame, Offload::default()));
+            assert!(guest.push(frame, Offload::default()));
         }
         let before = allocations();
         assert_eq!(vswitch.step(now) as u64, BURST);
@@ -118,7 +144,11 @@ fn carried(frames: u64, out_len_max: usize) -> (u64, u64) {
 
 #[test]
 fn a_worker_allocates_nothing_for_a_frame_but_the_memory_ports_own_copy() {
-    let frames = FRAMES / BURST * BURST;
-    assert_eq!(carried(frames, 64), (frames, frames), "a memory port keeps a copy of what it sends");
-    assert_eq!(carried(frames, 0), (0, 0), "its queue is full: everything up to the device, and a counted drop");
+    let frames = FRAMES / (50 * BURST) * (50 * BURST);
+    for (kind, frame) in kinds() {
+        let some = frames / 50;
+        assert_eq!(carried(&frame, some, 64), (some, some), "{kind}: a memory port keeps a copy of what it sends");
+        // Its queue is full: everything up to the device, and a counted drop.
+        assert_eq!(carried(&frame, frames, 0), (0, 0), "{kind}");
+    }
 }
