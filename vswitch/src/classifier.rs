@@ -6,8 +6,12 @@
 //! priority, and reports the bits it looked at: these, and no others, decided the outcome. Between equal priorities the
 //! earlier hash table wins, within one the smaller mask.
 
+mod bucket;
+mod filter;
 mod gate;
 mod mask;
+mod packed;
+mod priorities;
 mod space;
 
 use std::sync::Arc;
@@ -78,9 +82,9 @@ impl Table {
     /// The rule that the key meets. Adds to `read` the bits that decided it.
     #[inline]
     pub fn lookup(&self, key: &FlowKey, read: &mut FlowMask) -> Option<&Arc<CompiledRule>> {
-        let mut search = Search { state: &self.state, key, read, best: None };
+        let mut search = Search::new(&self.state, key, read);
         self.space.lookup(&mut search);
-        search.best
+        search.best()
     }
 
     /// The rule with this key.

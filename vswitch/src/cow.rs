@@ -54,6 +54,34 @@ impl<T: Clone> CowTable<T> {
         shard.find(hash, |(_, item)| same(item)).map(|(_, item)| item)
     }
 
+    /// The item with exactly this hash, where hashes are unique.
+    #[inline]
+    pub fn get(&self, hash: u64) -> Option<&T> {
+        let shard = &self.shards[self.shard_of(hash)];
+        shard.find(hash, |(known, _)| *known == hash).map(|(_, item)| item)
+    }
+
+    /// The same, for changing. Copies its shard when a clone still has it.
+    pub fn get_mut(&mut self, hash: u64) -> Option<&mut T> {
+        self.get(hash)?;
+        let index = self.shard_of(hash);
+        Arc::make_mut(&mut self.shards[index]).find_mut(hash, |(known, _)| *known == hash).map(|(_, item)| item)
+    }
+
+    /// Takes out the item with exactly this hash.
+    pub fn take(&mut self, hash: u64) -> Option<T> {
+        self.get(hash)?;
+        let index = self.shard_of(hash);
+        let entry = Arc::make_mut(&mut self.shards[index]).find_entry(hash, |(known, _)| *known == hash).ok()?;
+        self.len -= 1;
+        Some(entry.remove().0.1)
+    }
+
+    /// All hashes, in no order.
+    pub fn hashes(&self) -> impl Iterator<Item = u64> {
+        self.shards.iter().flat_map(|shard| shard.iter()).map(|(hash, _)| *hash)
+    }
+
     /// The item, for changing. Copies its shard when a clone still has it.
     pub fn find_mut(&mut self, hash: u64, same: impl Fn(&T) -> bool) -> Option<&mut T> {
         self.find(hash, &same)?;

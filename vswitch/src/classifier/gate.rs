@@ -8,13 +8,10 @@ use weft_packet::{Field, FlowKey, FlowMask, key::KEY_WORDS};
 /// What all rules of a mask have in common, or once had: it narrows with each rule that comes.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Gate {
-    /// Common bits; all of the mask's before the first rule.
-    common: Option<FlowMask>,
-    value: FlowKey,
-    fields: Vec<GateField>,
+    fields: Box<[GateField]>,
 }
 
-/// The common bits of one field.
+/// The common bits of one field, as far as one word of the key has them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct GateField {
     pub(super) word: usize,
@@ -23,6 +20,20 @@ pub(super) struct GateField {
 }
 
 impl Gate {
+    /// Lets the keys of this rule pass, and no others.
+    pub(super) fn new(mask: &FlowMask, value: &FlowKey) -> Self {
+        // The EtherType first: it says which of the others mean anything.
+        let others = Field::ALL.iter().filter(|field| **field != Field::EthType);
+        let fields = [&Field::EthType].into_iter().chain(others).flat_map(|field| {
+            let all = FlowKey::only(*field);
+            (0..KEY_WORDS).filter(move |word| all.0[*word] & mask.0[*word] != 0).map(move |word| {
+                let bits = all.0[word] & mask.0[word];
+                GateField { word, bits, value: value.0[word] & bits }
+            })
+        });
+        Self { fields: fields.collect() }
+    }
+
     /// The field that keeps the key away from every rule.
     #[inline]
     pub(super) fn stops(&self, key: &FlowKey) -> Option<&GateField> {
@@ -31,23 +42,13 @@ impl Gate {
 
     /// Lets the keys of one more rule pass.
     pub(super) fn admit(&mut self, mask: &FlowMask, value: &FlowKey) {
-        let former = self.common;
-        let common = former.map_or(*mask, |common| {
-            FlowKey(std::array::from_fn(|word| common.0[word] & mask.0[word] & !(self.value.0[word] ^ value.0[word])))
-        });
-        if former == Some(common) {
-            return;
-        }
-        (self.common, self.value) = (Some(common), *value);
-        self.fields.clear();
-        // The EtherType first: it says which of the others mean anything.
-        for field in [&Field::EthType].into_iter().chain(Field::ALL.iter().filter(|field| **field != Field::EthType)) {
-            let all = FlowKey::ZERO.with(*field, field.all_ones());
-            let words = (0..KEY_WORDS).filter(|word| all.0[*word] & common.0[*word] != 0);
-            self.fields.extend(words.map(|word| {
-                let bits = all.0[word] & common.0[word];
-                GateField { word, bits, value: value.0[word] & bits }
-            }));
+        let common = |field: &GateField| field.bits & mask.0[field.word] & !(field.value ^ value.0[field.word]);
+        if self.fields.iter().any(|field| common(field) != field.bits) {
+            let narrowed = self.fields.iter().map(|field| {
+                let bits = common(field);
+                GateField { word: field.word, bits, value: field.value & bits }
+            });
+            self.fields = narrowed.filter(|field| field.bits != 0).collect();
         }
     }
 }

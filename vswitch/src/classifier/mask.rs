@@ -1,5 +1,6 @@
 //! Masks, ready for hashing and comparing; and the coarser mask under which a rule is filed.
 
+use std::cmp::Reverse;
 use std::hash::{BuildHasher, Hasher};
 
 use foldhash::fast::FixedState;
@@ -43,6 +44,58 @@ fn relax_address(mask: u128) -> u128 {
     len.map_or(0, |len| u128::MAX << (128 - len))
 }
 
+/// The words of a mask that are not zero, for hashing: few, and beside each other.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Hashed {
+    words: Box<[HashedWord]>,
+}
+
+// Masks are in the order of their words, and of these the first that differs decides, one that is absent being zero:
+// the higher index is the smaller mask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct HashedWord {
+    index: Reverse<u8>,
+    bits: u64,
+}
+
+impl Hashed {
+    /// Finds the words.
+    pub(super) fn new(mask: &FlowMask) -> Self {
+        Self { words: words_of(mask).collect() }
+    }
+
+    /// Whether it is this mask.
+    pub(super) fn is(&self, mask: &FlowMask) -> bool {
+        self.words.iter().copied().eq(words_of(mask))
+    }
+
+    /// Hash of the key's masked bits.
+    #[inline]
+    pub(super) fn hash(&self, state: &FixedState, key: &FlowKey) -> u64 {
+        let mut hasher = state.build_hasher();
+        self.words.iter().for_each(|word| hasher.write_u64(key.0[word.at()] & word.bits));
+        hasher.finish()
+    }
+
+    /// Adds the mask's bits.
+    #[inline]
+    pub(super) fn add_to(&self, read: &mut FlowMask) {
+        self.words.iter().for_each(|word| read.0[word.at()] |= word.bits);
+    }
+}
+
+impl HashedWord {
+    #[inline]
+    fn at(self) -> usize {
+        usize::from(self.index.0)
+    }
+}
+
+fn words_of(mask: &FlowMask) -> impl Iterator<Item = HashedWord> {
+    let words = mask.0.iter().enumerate().filter(|(_, bits)| **bits != 0);
+    words.map(|(index, bits)| HashedWord { index: Reverse(index as u8), bits: *bits })
+}
+
 /// A mask and the words in which it is not zero, which are all that hashing and comparing has to touch.
 #[derive(Debug, Clone)]
 pub struct MaskWords {
@@ -80,12 +133,6 @@ impl MaskWords {
         let mut hasher = state.build_hasher();
         self.each().for_each(|index| hasher.write_u64(key.0[index] & self.mask.0[index]));
         hasher.finish()
-    }
-
-    /// Whether two keys have the same masked bits.
-    #[inline]
-    pub(super) fn same_masked(&self, a: &FlowKey, b: &FlowKey) -> bool {
-        self.each().all(|index| (a.0[index] ^ b.0[index]) & self.mask.0[index] == 0)
     }
 
     /// Whether the key's masked bits are these.
