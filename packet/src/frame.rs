@@ -4,6 +4,8 @@
 //! moving a byte, so a super-frame costs one copy in and one copy out, both the kernel's. Buffers come
 //! from a worker's own [`FramePool`]; their starts are coloured so that 32 of them do not share one L1 set.
 
+use core::ops::{Deref, DerefMut};
+
 use serde::{Deserialize, Serialize};
 
 /// Bytes in front of a fresh frame, before colouring: a vnet header and the outer headers of any rung.
@@ -63,9 +65,14 @@ pub struct Offload {
     pub gso: Option<Gso>,
 }
 
-/// One Ethernet frame with room in front of it.
+/// One Ethernet frame with room in front of it. It is passed on many times on its way, so it is one pointer.
 #[derive(Debug)]
-pub struct Frame {
+pub struct Frame(Box<State>);
+
+/// What a frame's pointer points to, on a cache line of its own.
+#[derive(Debug)]
+#[repr(align(64))]
+pub struct State {
     buf: Box<[u8]>,
     fresh_head: u32,
     head: u32,
@@ -74,52 +81,78 @@ pub struct Frame {
     pub offload: Offload,
 }
 
+impl Deref for Frame {
+    type Target = State;
+
+    #[inline]
+    fn deref(&self) -> &State {
+        &self.0
+    }
+}
+
+impl DerefMut for Frame {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.0
+    }
+}
+
 impl Frame {
     /// The frame, from its Ethernet header on.
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
         &self.buf[self.head as usize..(self.head + self.len) as usize]
     }
 
     /// The frame, to be changed in place.
+    #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.buf[self.head as usize..(self.head + self.len) as usize]
+        let State { buf, head, len, .. } = &mut *self.0;
+        &mut buf[*head as usize..(*head + *len) as usize]
     }
 
     /// Bytes in the frame.
+    #[inline]
     #[allow(clippy::len_without_is_empty, reason = "an empty frame has no meaning of its own")]
     pub fn len(&self) -> usize {
         self.len as usize
     }
 
     /// Bytes free in front of the frame.
+    #[inline]
     pub fn headroom(&self) -> usize {
         self.head as usize
     }
 
     /// Everything that a device may write: `prefix_len` bytes in front of the frame, then up to the buffer's end.
     /// Follow with [`Self::set_len`] for the part behind the prefix.
+    #[inline]
     pub fn rx_space(&mut self, prefix_len: usize) -> &mut [u8] {
         let from = self.head as usize - prefix_len;
         let to = (self.head as usize + FRAME_LEN_MAX).min(self.buf.len());
-        &mut self.buf[from..to]
+        &mut self.0.buf[from..to]
     }
 
     /// Sets the length after a device or a builder wrote into [`Self::rx_space`].
     ///
     /// # Panics
     /// When `len` is longer than the buffer: the caller's bug.
+    #[inline]
     pub fn set_len(&mut self, len: usize) {
         assert!(self.head as usize + len <= self.buf.len(), "a frame of {len} bytes does not fit its buffer");
         self.len = len as u32;
     }
 
     /// The `prefix_len` bytes in front of the frame and the frame, to be written out in one piece.
+    #[inline]
     pub fn with_prefix(&mut self, prefix_len: usize) -> &mut [u8] {
         let from = self.head as usize - prefix_len;
-        &mut self.buf[from..(self.head + self.len) as usize]
+        let to = (self.head + self.len) as usize;
+        &mut self.0.buf[from..to]
     }
 
     /// The bytes in front of the frame and the frame, read only, as [`Self::with_prefix`].
+    #[inline]
     pub fn prefixed(&self, prefix_len: usize) -> &[u8] {
         &self.buf[self.head as usize - prefix_len..(self.head + self.len) as usize]
     }
@@ -128,6 +161,7 @@ impl Frame {
     ///
     /// # Panics
     /// When the headroom is used up: the caller's bug, [`HEADROOM`] covers every rung.
+    #[inline]
     pub fn push_front(&mut self, count: usize) -> &mut [u8] {
         assert!(count <= self.head as usize, "headroom used up");
         self.head -= count as u32;
@@ -135,10 +169,12 @@ impl Frame {
         if let Csum::Partial { start, .. } = &mut self.offload.csum {
             *start += count as u16;
         }
-        &mut self.buf[self.head as usize..self.head as usize + count]
+        let head = self.head as usize;
+        &mut self.0.buf[head..head + count]
     }
 
     /// Removes `count` bytes from the front (at most the whole frame). A partial checksum's start moves along.
+    #[inline]
     pub fn pull_front(&mut self, count: usize) {
         let count = count.min(self.len as usize) as u32;
         self.head += count;
@@ -152,6 +188,7 @@ impl Frame {
     ///
     /// # Panics
     /// When `bytes` is longer than [`FRAME_LEN_MAX`]: the caller's bug.
+    #[inline]
     pub fn fill(&mut self, bytes: &[u8]) {
         self.head = self.fresh_head;
         self.set_len(bytes.len());
@@ -159,6 +196,7 @@ impl Frame {
         self.offload = Offload::default();
     }
 
+    #[inline]
     fn reset(&mut self) {
         self.head = self.fresh_head;
         self.len = 0;
@@ -181,17 +219,23 @@ impl FramePool {
     }
 
     /// An empty frame; `None` when all `made_max` are in use.
+    #[inline]
     pub fn take(&mut self) -> Option<Frame> {
         if let Some(frame) = self.free.pop() {
             return Some(frame);
         }
+        self.make()
+    }
+
+    #[cold]
+    fn make(&mut self) -> Option<Frame> {
         if self.made == self.made_max {
             return None;
         }
         let head = (HEADROOM + (self.made % COLOURS) * 64) as u32;
         self.made += 1;
         let buf = vec![0; BUFFER_LEN].into_boxed_slice();
-        Some(Frame { buf, fresh_head: head, head, len: 0, offload: Offload::default() })
+        Some(Frame(Box::new(State { buf, fresh_head: head, head, len: 0, offload: Offload::default() })))
     }
 
     /// A frame with the same bytes and offload state; `None` when no buffer is free.
@@ -203,6 +247,7 @@ impl FramePool {
     }
 
     /// Takes a frame back.
+    #[inline]
     pub fn give(&mut self, mut frame: Frame) {
         debug_assert!(self.free.len() < self.made, "a frame came back that this pool did not make");
         frame.reset();
@@ -210,6 +255,7 @@ impl FramePool {
     }
 
     /// Whether [`Self::take`] would give a frame.
+    #[inline]
     pub fn has_free(&self) -> bool {
         !self.free.is_empty() || self.made < self.made_max
     }
