@@ -78,6 +78,7 @@ pub struct IoCounters {
 
 impl Counters {
     /// The port's counters; they begin when they are first touched.
+    #[inline]
     pub fn port(&mut self, port: PortId) -> &mut PortCounters {
         let index = port.0 as usize;
         if index >= self.ports.len() {
@@ -97,6 +98,7 @@ impl Counters {
     }
 
     /// A frame that a port's device gave us.
+    #[inline]
     pub fn received(&mut self, port: PortId, bytes: usize) {
         self.ledger.rx += 1;
         let counters = self.port(port);
@@ -105,6 +107,7 @@ impl Counters {
     }
 
     /// A frame that a port's device took.
+    #[inline]
     pub fn sent(&mut self, port: PortId, bytes: usize) {
         self.ledger.tx += 1;
         let counters = self.port(port);

@@ -8,6 +8,7 @@ use crate::counters::Counters;
 
 /// Appends the frame to `pieces` as a device with these offloads takes it: whole, or in segments. On an error the
 /// frame has ended and the caller counts why.
+#[inline]
 pub(crate) fn finish(
     mut frame: Frame,
     offloads: Offloads,

@@ -12,7 +12,7 @@ use weft_program::PortId;
 use weft_program::message::DropSource;
 
 use crate::counters::Counters;
-use crate::port::Tx;
+use crate::port::{Queue, Tx};
 use crate::tables::Tables;
 use crate::underlay::Tunnel;
 use crate::verdict::{Step, Verdict};
@@ -58,6 +58,7 @@ impl Outputs {
     }
 
     /// Carries one frame through its verdict.
+    #[inline]
     pub(crate) fn execute(&mut self, flight: Flight<'_>, verdict: &Verdict, mut frame: Frame) {
         let source = flight.origin.source();
         let Some((last, before)) = verdict.steps.split_last() else {
@@ -82,6 +83,7 @@ impl Outputs {
     }
 
     /// Puts a frame into a port's queue.
+    #[inline]
     pub(crate) fn output(&mut self, id: PortId, source: DropSource, frame: Frame) {
         // In the program, and its device is not here yet: it waits for its namespace, or for an agent to attach it.
         let Some(port) = self.ports.get_mut(id) else {
@@ -95,6 +97,7 @@ impl Outputs {
     }
 
     /// One more frame holds a buffer until the flush.
+    #[inline]
     pub(crate) fn count_queued(&mut self) {
         self.queued += 1;
         if self.queued >= QUEUED_MAX {
@@ -103,6 +106,7 @@ impl Outputs {
     }
 
     /// Writes all queues out.
+    #[inline]
     pub(crate) fn flush(&mut self) {
         if self.queued == 0 {
             return;
@@ -127,6 +131,7 @@ impl Outputs {
         }
     }
 
+    #[inline]
     fn execute_on(&mut self, flight: Flight<'_>, step: &Step, frame: Frame) {
         let source = flight.origin.source();
         match step {
@@ -163,34 +168,37 @@ fn write_field(frame: &mut Frame, field: Field, value: u128) {
 }
 
 fn flush_port(id: PortId, port: &mut Port, pool: &mut FramePool, counters: &mut Counters, pieces: &mut Vec<Frame>) {
-    let mut out = std::mem::take(&mut port.out);
+    let Port { attached, out, gone, tx_queue, .. } = port;
+    let mut queue = attached.queue(*tx_queue);
     for Queued { frame, source } in out.drain(..) {
         // The whole frame, or its segments; an error says why there are none.
-        if let Err(reason) = egress::finish(frame, port.attached.device.offloads, pool, counters, pieces) {
+        if let Err(reason) = egress::finish(frame, attached.device.offloads, pool, counters, pieces) {
             counters.refused(id, source, reason);
         }
         for mut piece in pieces.drain(..) {
-            write(id, port, source, &mut piece, counters);
+            match write(&mut queue, gone, &mut piece, counters) {
+                Ok(()) => counters.sent(id, piece.len()),
+                Err(reason) => counters.refused(id, source, reason),
+            }
             pool.give(piece);
         }
     }
-    port.out = out;
 }
 
-fn write(id: PortId, port: &mut Port, source: DropSource, frame: &mut Frame, counters: &mut Counters) {
-    if port.gone {
-        return counters.refused(id, source, DropReason::PortGone);
+fn write(queue: &mut Queue<'_>, gone: &mut bool, frame: &mut Frame, counters: &mut Counters) -> Result<(), DropReason> {
+    if *gone {
+        return Err(DropReason::PortGone);
     }
     counters.io.port_writes += 1;
-    match port.attached.send(port.tx_queue, frame) {
+    match queue.send(frame) {
         Tx::Sent => {
             counters.io.tx_super_frames += u64::from(frame.offload.gso.is_some());
-            counters.sent(id, frame.len());
+            Ok(())
         }
-        Tx::Refused(reason) => counters.refused(id, source, reason),
+        Tx::Refused(reason) => Err(reason),
         Tx::Gone => {
-            port.gone = true;
-            counters.refused(id, source, DropReason::PortGone);
+            *gone = true;
+            Err(DropReason::PortGone)
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod port;
 pub mod publish;
 mod reply;
 mod report;
+mod ring;
 mod run;
 pub mod tables;
 #[cfg(any(test, feature = "testing"))]

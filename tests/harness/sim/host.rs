@@ -301,7 +301,7 @@ impl Host {
     fn attach(&mut self, device: Device) -> Result<(), String> {
         let vswitch = self.vswitch.as_mut().ok_or("there is no vswitch")?;
         let described = PortDevice { kind: PortKind::Memory, ..device.device.clone() };
-        let attached = Attached::in_memory(described, device.memory.clone());
+        let attached = Attached::in_memory(described, vec![device.memory.clone()]);
         vswitch.control.attach_device(attached).map_err(|why| why.to_string())?;
         vswitch.ports.insert(device.device.id, device);
         Ok(())

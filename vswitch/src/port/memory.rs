@@ -1,64 +1,49 @@
-//! A port without a kernel: two bounded queues between a worker and whoever holds the other end.
+//! A port without a kernel: queues between a worker and whoever holds the other end.
 //!
-//! For tests, the simulator and in-process hosts. The far end sees what a guest's device would: bytes and offload state.
-//! A lock per burst is fine here: nothing that is measured runs over it.
+//! For tests, the simulator, in-process hosts and the benchmarks of the worker. The far end sees what a guest's device
+//! would: bytes and offload state. A worker holds its queue for a whole burst, and the queue keeps its memory, so a
+//! frame costs one copy and neither a lock nor an allocation.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use weft_packet::{DropReason, Frame, Offload};
 
 use super::{Rx, Tx};
+use crate::ring::Ring;
 
-/// The vswitch's end.
+/// The vswitch's end of one queue.
 #[derive(Debug, Clone)]
 pub struct Memory {
     shared: Arc<Mutex<Queues>>,
 }
 
-/// The guest's end.
+/// The guest's end of one queue.
 #[derive(Debug, Clone)]
 pub struct MemoryEnd {
     shared: Arc<Mutex<Queues>>,
 }
 
+/// The vswitch's end, in the hands of one worker.
+#[derive(Debug)]
+pub struct Held<'a>(MutexGuard<'a, Queues>);
+
 #[derive(Debug)]
 struct Queues {
-    to_vswitch: VecDeque<(Vec<u8>, Offload)>,
-    to_guest: VecDeque<(Vec<u8>, Offload)>,
-    len_max: usize,
+    to_vswitch: Ring<(Vec<u8>, Offload)>,
+    to_guest: Ring<(Vec<u8>, Offload)>,
     gone: bool,
 }
 
-/// Both ends; each queue holds at most `len_max` frames.
+/// Both ends; either direction holds at most `len_max` frames.
 pub fn memory(len_max: usize) -> (Memory, MemoryEnd) {
-    let (to_vswitch, to_guest) = (VecDeque::new(), VecDeque::new());
-    let shared = Arc::new(Mutex::new(Queues { to_vswitch, to_guest, len_max, gone: false }));
+    let queues = Queues { to_vswitch: Ring::new(len_max), to_guest: Ring::new(len_max), gone: false };
+    let shared = Arc::new(Mutex::new(queues));
     (Memory { shared: shared.clone() }, MemoryEnd { shared })
 }
 
 impl Memory {
-    pub(super) fn receive(&self, frame: &mut Frame) -> Rx {
-        let mut queues = lock(&self.shared);
-        if queues.gone {
-            return Rx::Gone;
-        }
-        let Some((bytes, offload)) = queues.to_vswitch.pop_front() else { return Rx::Empty };
-        frame.fill(&bytes);
-        frame.offload = offload;
-        Rx::Frame
-    }
-
-    pub(super) fn send(&self, frame: &Frame) -> Tx {
-        let mut queues = lock(&self.shared);
-        if queues.gone {
-            return Tx::Gone;
-        }
-        if queues.to_guest.len() >= queues.len_max {
-            return Tx::Refused(DropReason::TxFull);
-        }
-        queues.to_guest.push_back((frame.bytes().to_vec(), frame.offload));
-        Tx::Sent
+    pub(super) fn hold(&self) -> Held<'_> {
+        Held(lock(&self.shared))
     }
 
     /// Whether a frame waits.
@@ -68,20 +53,48 @@ impl Memory {
     }
 }
 
+impl Held<'_> {
+    #[inline]
+    pub(super) fn receive(&mut self, frame: &mut Frame) -> Rx {
+        if self.0.gone {
+            return Rx::Gone;
+        }
+        let Some((bytes, offload)) = self.0.to_vswitch.pop() else { return Rx::Empty };
+        frame.fill(bytes);
+        frame.offload = *offload;
+        Rx::Frame
+    }
+
+    #[inline]
+    pub(super) fn send(&mut self, frame: &Frame) -> Tx {
+        if self.0.gone {
+            return Tx::Gone;
+        }
+        let Some(slot) = self.0.to_guest.push() else { return Tx::Refused(DropReason::TxFull) };
+        fill(slot, frame.bytes(), frame.offload);
+        Tx::Sent
+    }
+}
+
 impl MemoryEnd {
     /// Sends a frame into the vswitch; `false` when the queue is full or the frame longer than any may be.
     pub fn push(&self, bytes: &[u8], offload: Offload) -> bool {
-        let mut queues = lock(&self.shared);
-        let fits = queues.to_vswitch.len() < queues.len_max && bytes.len() <= weft_packet::frame::FRAME_LEN_MAX;
-        if fits {
-            queues.to_vswitch.push_back((bytes.to_vec(), offload));
+        if bytes.len() > weft_packet::frame::FRAME_LEN_MAX {
+            return false;
         }
-        fits
+        lock(&self.shared).to_vswitch.push().map(|slot| fill(slot, bytes, offload)).is_some()
     }
 
     /// The next frame that came out of the vswitch.
     pub fn pop(&self) -> Option<(Vec<u8>, Offload)> {
-        lock(&self.shared).to_guest.pop_front()
+        lock(&self.shared).to_guest.pop().map(std::mem::take)
+    }
+
+    /// Looks at every frame that came out of the vswitch, and leaves the memory to the queue; how many there were.
+    pub fn drain(&self, mut look: impl FnMut(&[u8], Offload)) -> usize {
+        let mut queues = lock(&self.shared);
+        let frames = std::iter::from_fn(|| queues.to_guest.pop().map(|(bytes, offload)| look(bytes, *offload)));
+        frames.count()
     }
 
     /// Takes the device away, as a deleted namespace does.
@@ -90,6 +103,12 @@ impl MemoryEnd {
     }
 }
 
-fn lock(shared: &Mutex<Queues>) -> std::sync::MutexGuard<'_, Queues> {
+fn fill((kept, state): &mut (Vec<u8>, Offload), bytes: &[u8], offload: Offload) {
+    kept.clear();
+    kept.extend_from_slice(bytes);
+    *state = offload;
+}
+
+fn lock(shared: &Mutex<Queues>) -> MutexGuard<'_, Queues> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

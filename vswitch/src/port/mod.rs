@@ -53,7 +53,18 @@ pub struct Attached {
 enum Queues {
     Tap(Vec<OwnedFd>),
     Netdev(Vec<PacketSocket>),
-    Memory(Memory),
+    Memory(Vec<Memory>),
+}
+
+/// One queue of a device, in the hands of a worker for a burst.
+#[derive(Debug)]
+pub enum Queue<'a> {
+    /// A TAP's.
+    Tap(BorrowedFd<'a>),
+    /// Somebody else's device.
+    Netdev(&'a PacketSocket),
+    /// Without a kernel.
+    Memory(memory::Held<'a>),
 }
 
 impl Attached {
@@ -71,9 +82,9 @@ impl Attached {
         Ok(Self { device, queues })
     }
 
-    /// A port without a kernel.
-    pub const fn in_memory(device: PortDevice, memory: Memory) -> Self {
-        Self { device, queues: Queues::Memory(memory) }
+    /// A port without a kernel, with at least one queue.
+    pub const fn in_memory(device: PortDevice, queues: Vec<Memory>) -> Self {
+        Self { device, queues: Queues::Memory(queues) }
     }
 
     /// The descriptors, in the order in which they came.
@@ -101,28 +112,19 @@ impl Attached {
     }
 
     /// Whether a read may give something: always, where only the kernel knows.
-    pub fn may_be_ready(&self) -> bool {
+    pub fn may_be_ready(&self, queue: usize) -> bool {
         match &self.queues {
-            Queues::Memory(memory) => memory.is_ready(),
+            Queues::Memory(queues) => queues[queue].is_ready(),
             Queues::Tap(_) | Queues::Netdev(_) => true,
         }
     }
 
-    /// Reads one frame into an empty one.
-    pub fn receive(&self, queue: usize, frame: &mut Frame) -> Rx {
+    /// A queue, for a burst.
+    pub fn queue(&self, queue: usize) -> Queue<'_> {
         match &self.queues {
-            Queues::Tap(queues) => tap::receive(queues[queue].as_fd(), frame),
-            Queues::Netdev(sockets) => netdev::receive(&sockets[queue], frame),
-            Queues::Memory(memory) => memory.receive(frame),
-        }
-    }
-
-    /// Writes one frame, whose offload state the device takes. The bytes in front of it are overwritten.
-    pub fn send(&self, queue: usize, frame: &mut Frame) -> Tx {
-        match &self.queues {
-            Queues::Tap(queues) => tap::send(queues[queue].as_fd(), frame),
-            Queues::Netdev(sockets) => netdev::send(&sockets[queue], frame),
-            Queues::Memory(memory) => memory.send(frame),
+            Queues::Tap(queues) => Queue::Tap(queues[queue].as_fd()),
+            Queues::Netdev(sockets) => Queue::Netdev(&sockets[queue]),
+            Queues::Memory(queues) => Queue::Memory(queues[queue].hold()),
         }
     }
 
@@ -138,7 +140,29 @@ impl Attached {
         match &self.queues {
             Queues::Tap(queues) => queues.len(),
             Queues::Netdev(sockets) => sockets.len(),
-            Queues::Memory(_) => 1,
+            Queues::Memory(queues) => queues.len(),
+        }
+    }
+}
+
+impl Queue<'_> {
+    /// Reads one frame into an empty one.
+    #[inline]
+    pub fn receive(&mut self, frame: &mut Frame) -> Rx {
+        match self {
+            Self::Tap(fd) => tap::receive(*fd, frame),
+            Self::Netdev(socket) => netdev::receive(socket, frame),
+            Self::Memory(held) => held.receive(frame),
+        }
+    }
+
+    /// Writes one frame, whose offload state the device takes. The bytes in front of it are overwritten.
+    #[inline]
+    pub fn send(&mut self, frame: &mut Frame) -> Tx {
+        match self {
+            Self::Tap(fd) => tap::send(*fd, frame),
+            Self::Netdev(socket) => netdev::send(socket, frame),
+            Self::Memory(held) => held.send(frame),
         }
     }
 }

@@ -3,8 +3,8 @@
 //! Each worker reads one receiving socket of the shared group; all workers send over the same sending sockets, picked
 //! by the inner flow, so the underlay sees a flow come from one source port whichever worker carried it.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,6 +19,7 @@ use weft_vtep::encap::Entropy;
 use weft_vtep::mtu;
 use weft_vtep::probe::Grade;
 
+use crate::ring::Ring;
 use crate::tables::Tables;
 
 mod exit;
@@ -76,9 +77,8 @@ pub struct MemoryDatagram {
 
 #[derive(Debug)]
 struct Queues {
-    incoming: VecDeque<MemoryDatagram>,
-    outgoing: VecDeque<MemoryDatagram>,
-    len_max: usize,
+    incoming: Ring<MemoryDatagram>,
+    outgoing: Ring<MemoryDatagram>,
     /// Messages with UDP_SEGMENT that are taken before they are refused.
     segments: u64,
     /// Super-frames that are taken uncut before they are refused.
@@ -132,6 +132,12 @@ pub(crate) enum Carriage {
     MustBeWhole,
 }
 
+impl Default for MemoryDatagram {
+    fn default() -> Self {
+        Self { addr: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0), payload: Vec::new(), tos: 0, stride: None }
+    }
+}
+
 impl AttachedUnderlay {
     /// The sockets that came with the description: receiving ones first.
     pub fn new(config: Underlay, mut fds: Vec<OwnedFd>) -> Self {
@@ -154,9 +160,9 @@ impl AttachedUnderlay {
 
     /// An underlay without a kernel, with queues of `len_max` datagrams.
     pub fn in_memory(config: Underlay, len_max: usize) -> (Self, UnderlayEnd) {
-        let (incoming, outgoing) = (VecDeque::new(), VecDeque::new());
+        let (incoming, outgoing) = (Ring::new(len_max), Ring::new(len_max));
         let (segments, super_frames, dislikes, breaks_segments) = (u64::MAX, u64::MAX, false, false);
-        let queues = Queues { incoming, outgoing, len_max, segments, super_frames, dislikes, breaks_segments };
+        let queues = Queues { incoming, outgoing, segments, super_frames, dislikes, breaks_segments };
         let queues = Arc::new(Mutex::new(queues));
         let end = UnderlayEnd { queues: queues.clone() };
         let (mtu, probes) = (AtomicU16::new(config.mtu), probes::Probes::new(config.rung));
@@ -206,12 +212,7 @@ impl AttachedUnderlay {
 impl UnderlayEnd {
     /// Puts a datagram in front of the vswitch; `false` when its queue is full.
     pub fn push(&self, datagram: MemoryDatagram) -> bool {
-        let mut queues = lock(&self.queues);
-        let fits = queues.incoming.len() < queues.len_max;
-        if fits {
-            queues.incoming.push_back(datagram);
-        }
-        fits
+        lock(&self.queues).incoming.push().map(|slot| *slot = datagram).is_some()
     }
 
     /// Takes so many more messages with UDP_SEGMENT, then refuses them as a kernel or a route without it does.
@@ -234,7 +235,13 @@ impl UnderlayEnd {
 
     /// The next datagram that the vswitch sent.
     pub fn pop(&self) -> Option<MemoryDatagram> {
-        lock(&self.queues).outgoing.pop_front()
+        lock(&self.queues).outgoing.pop().map(std::mem::take)
+    }
+
+    /// Looks at every datagram that the vswitch sent, and leaves the memory to the queue; how many there were.
+    pub fn drain(&self, mut look: impl FnMut(&MemoryDatagram)) -> usize {
+        let mut queues = lock(&self.queues);
+        std::iter::from_fn(|| queues.outgoing.pop().map(|datagram| look(datagram))).count()
     }
 }
 

@@ -94,7 +94,7 @@ impl Tunnel {
             Sockets::Memory(queues) => {
                 let mut queues = lock(queues);
                 for buffer in &mut receiver.buffers {
-                    let Some(datagram) = queues.incoming.pop_front() else { break };
+                    let Some(datagram) = queues.incoming.pop() else { break };
                     let space = buffer.rx_space(0);
                     let len = datagram.payload.len().min(space.len());
                     space[..len].copy_from_slice(&datagram.payload[..len]);

@@ -20,7 +20,7 @@ use weft_vtep::plan::{Plan, SEGMENTS_MAX_OLD};
 
 use super::exit::Exit;
 use super::message::{Message, Refusal};
-use super::{Carriage, Departure, MemoryDatagram, Queues, Sockets, Tunnel, lock};
+use super::{Carriage, Departure, Queues, Sockets, Tunnel, lock};
 use crate::counters::Counters;
 use crate::egress;
 
@@ -44,6 +44,8 @@ struct Scratch {
     refused: Vec<Option<DropReason>>,
     /// The best rung that had a part in what was taken.
     used: Rung,
+    /// One message in one piece, for an underlay without a kernel.
+    bytes: Vec<u8>,
 }
 
 /// How sending a queue ended.
@@ -68,6 +70,7 @@ impl Sender {
             messages: Vec::new(),
             refused: Vec::new(),
             used: Rung::Single,
+            bytes: Vec::new(),
         };
         Self { queues: (0..sockets).map(|_| Vec::new()).collect(), dirty: Vec::new(), scratch }
     }
@@ -266,7 +269,7 @@ impl Scratch {
         queue: &[Departure],
         counters: &mut Counters,
     ) -> Result<usize, Sent> {
-        let Self { batch, plans, messages, refused, used } = self;
+        let Self { batch, plans, messages, refused, used, .. } = self;
         let mut sending = batch.start();
         let mut next = first;
         while let Some(message) = messages.get(next).filter(|message| !message.whole) {
@@ -333,16 +336,17 @@ impl Scratch {
                 queues.super_frames -= 1;
                 self.used = Rung::Tunnel;
             }
-            if queues.outgoing.len() + message.packets > queues.len_max {
+            if queues.outgoing.room() < message.packets {
                 self.refused[message.departures.clone()].fill(Some(DropReason::TxFull));
                 continue;
             }
-            let mut bytes: Vec<u8> = message.slices(queue, &self.plans).flatten().copied().collect();
+            let bytes = &mut self.bytes;
+            bytes.clear();
             if message.whole {
-                let mut header = [0; vxlan::HEADER_LEN];
-                VxlanHeader { vni: queue[message.departures.start].vni }.emit(&mut header);
-                bytes.splice(0..0, header);
+                bytes.resize(vxlan::HEADER_LEN, 0);
+                VxlanHeader { vni: queue[message.departures.start].vni }.emit(bytes);
             }
+            message.slices(queue, &self.plans).for_each(|slice| bytes.extend_from_slice(slice));
             let large = message.packets > 1 || message.whole;
             if let Some(last) = bytes.last_mut().filter(|_| large && queues.breaks_segments) {
                 *last ^= 1;
@@ -353,12 +357,11 @@ impl Scratch {
             counters.io.underlay_tx_packets += message.packets as u64;
             let stride = if message.whole { bytes.len() } else { message.stride.max(1) };
             for packet in bytes.chunks(stride) {
-                queues.outgoing.push_back(MemoryDatagram {
-                    addr: out.to,
-                    payload: packet.to_vec(),
-                    tos: out.tos,
-                    stride: None,
-                });
+                // There is room: it was looked at above.
+                let Some(slot) = queues.outgoing.push() else { break };
+                (slot.addr, slot.tos, slot.stride) = (out.to, out.tos, None);
+                slot.payload.clear();
+                slot.payload.extend_from_slice(packet);
             }
         }
         Sent::All

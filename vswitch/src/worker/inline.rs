@@ -11,7 +11,7 @@ use super::{Command, Reply, Worker};
 use crate::control::{Control, Fleet, FleetError};
 use crate::learn::Learned;
 use crate::limits::LIMITS;
-use crate::port::{Attached, MemoryEnd, memory};
+use crate::port::{Attached, Memory, MemoryEnd, memory};
 use crate::publish::Publisher;
 use crate::tables::Tables;
 use crate::underlay::{AttachedUnderlay, UnderlayEnd};
@@ -42,13 +42,23 @@ impl Control<Inline> {
         Ok(Self::new(fleet, publisher, learned, format!("inline-{seed:x}")))
     }
 
-    /// Attaches a memory port with queues of `len_max` frames; the guest's end of it.
-    pub fn attach_memory(&mut self, mut device: PortDevice, len_max: usize) -> Result<MemoryEnd, RefuseReason> {
+    /// Attaches a memory port with one queue of `len_max` frames, which worker 0 reads; the guest's end of it.
+    pub fn attach_memory(&mut self, device: PortDevice, len_max: usize) -> Result<MemoryEnd, RefuseReason> {
         let (ours, theirs) = memory(len_max);
-        device.kind = PortKind::Memory;
-        device.fds = 0;
-        self.attach_device(Attached::in_memory(device, ours))?;
+        self.attach_queues(device, vec![ours])?;
         Ok(theirs)
+    }
+
+    /// The same with a queue for each worker; the guest's ends, in the order of the workers.
+    pub fn attach_memories(&mut self, device: PortDevice, len_max: usize) -> Result<Vec<MemoryEnd>, RefuseReason> {
+        let (ours, theirs) = (0..self.fleet.workers()).map(|_| memory(len_max)).unzip();
+        self.attach_queues(device, ours)?;
+        Ok(theirs)
+    }
+
+    fn attach_queues(&mut self, mut device: PortDevice, queues: Vec<Memory>) -> Result<Response, RefuseReason> {
+        (device.kind, device.fds) = (PortKind::Memory, 0);
+        self.attach_device(Attached::in_memory(device, queues))
     }
 
     /// Attaches an underlay of two bounded queues; the far end of it.

@@ -10,8 +10,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use weft_packet::parse::{Ingress, parse};
-use weft_packet::{DropReason, Frame, Vni};
+use weft_packet::{DropReason, Frame, Ingress, Parsed, Vni, parse_into};
 use weft_program::message::{DropReport, DropSource, Ledger, PortKind, Rung};
 use weft_program::{PortId, RemoteId};
 use weft_sys::epoll::{Epoll, Interest, Waker};
@@ -40,8 +39,8 @@ pub struct Worker {
     waker: Arc<Waker>,
     /// Descriptors in `epoll` besides the waker.
     polled: usize,
-    /// Ports without a descriptor, asked in each round.
-    unpolled: Vec<PortId>,
+    /// Queues without a descriptor, asked in each round.
+    unpolled: Vec<(PortId, usize)>,
     ready: Vec<Ready>,
 }
 
@@ -120,6 +119,8 @@ struct Datapath {
     learned: Arc<Learned>,
     outputs: Outputs,
     inbox: Vec<(Origin, Frame)>,
+    /// Of the frame that is being forwarded.
+    parsed: Parsed,
     /// Version of the tables' segments and remotes that the tunnel knows.
     endpoints_version: u64,
     index: usize,
@@ -146,6 +147,7 @@ impl Worker {
             learned,
             outputs: Outputs::new(),
             inbox: Vec::with_capacity(BURST_FRAMES),
+            parsed: Parsed::EMPTY,
             endpoints_version: u64::MAX,
             index,
             workers,
@@ -254,9 +256,10 @@ impl Worker {
     /// Ports and sockets that no descriptor tells about.
     fn look(&mut self) {
         self.ready.clear();
-        for id in &self.unpolled {
-            if self.datapath.outputs.ports.get(*id).is_some_and(|port| port.attached.may_be_ready() && !port.gone) {
-                self.ready.push(Ready::Port { id: *id, queue: 0, failed: false });
+        for &(id, queue) in &self.unpolled {
+            let port = self.datapath.outputs.ports.get(id);
+            if port.is_some_and(|port| !port.gone && port.attached.may_be_ready(queue)) {
+                self.ready.push(Ready::Port { id, queue, failed: false });
             }
         }
         if self.datapath.outputs.tunnel.as_ref().is_some_and(Tunnel::has_memory_input) {
@@ -268,14 +271,14 @@ impl Worker {
         let id = attached.device.id;
         let rx_queues = attached.rx_queues(self.datapath.index, self.datapath.workers);
         let tx_queue = attached.tx_queue(self.datapath.index);
-        let out = Vec::with_capacity(BURST_FRAMES);
         let port = Port {
             attached: attached.clone(),
             rx_queues: rx_queues.clone(),
             tx_queue,
             gone: false,
             expected: BURST_FRAMES,
-            out,
+            // Grows with its first bursts: most ports of a large host are idle.
+            out: Vec::new(),
             answers: None,
         };
         // In the table first: whoever refuses the rest is told to detach it.
@@ -286,7 +289,7 @@ impl Worker {
                     self.epoll.add(fd, u64::from(id.0) << 16 | queue as u64, Interest::Read)?;
                     self.polled += 1;
                 }
-                None => self.unpolled.push(id),
+                None => self.unpolled.push((id, queue)),
             }
         }
         Ok(())
@@ -297,7 +300,7 @@ impl Worker {
             if !port.gone {
                 forget_queues(&self.epoll, &mut self.polled, &port);
             }
-            self.unpolled.retain(|unpolled| *unpolled != id);
+            self.unpolled.retain(|(unpolled, _)| *unpolled != id);
             self.datapath.outputs.counters.forget_port(id);
         }
     }
@@ -345,11 +348,12 @@ impl Datapath {
         let live = tables.port(id).is_some_and(|config| config.live);
         let (mut frames, mut bytes) = (0, 0);
         let expected = port.expected;
+        let mut device = port.attached.queue(queue);
         while frames < expected && bytes < BURST_BYTES {
             // Without a buffer the frame stays in the device's queue, where its own counter counts it when it is lost.
             let Some(mut frame) = pool.take() else { break };
             counters.io.port_reads += 1;
-            let mut rx = port.attached.receive(queue, &mut frame);
+            let mut rx = device.receive(&mut frame);
             if rx == Rx::Frame && !live {
                 rx = Rx::Bad(DropReason::PortDark);
             }
@@ -386,13 +390,14 @@ impl Datapath {
     }
 
     /// One frame: parse, classify, execute.
+    #[inline]
     fn forward(&mut self, tables: &Tables, second: Second, now: Instant, origin: Origin, frame: Frame) {
-        let key = match parse(frame.bytes(), origin.ingress()) {
-            Ok(parsed) => parsed.key,
-            Err(reason) => return self.outputs.drop(origin.source(), reason, frame),
-        };
-        let verdict = self.lookup.classify(tables, &self.learned, &key, frame.len(), second);
-        self.outputs.execute(Flight { tables, now, key: &key, origin }, verdict, frame);
+        if let Err(reason) = parse_into(frame.bytes(), origin.ingress(), &mut self.parsed) {
+            return self.outputs.drop(origin.source(), reason, frame);
+        }
+        let key = &self.parsed.key;
+        let verdict = self.lookup.classify(tables, &self.learned, key, frame.len(), second);
+        self.outputs.execute(Flight { tables, now, key, origin }, verdict, frame);
     }
 
     fn report(&mut self) -> WorkerReport {

@@ -42,10 +42,12 @@ pub(crate) struct Ports {
 }
 
 impl Ports {
+    #[inline]
     pub(crate) fn get(&self, id: PortId) -> Option<&Port> {
         self.slots.get(id.0 as usize)?.as_deref()
     }
 
+    #[inline]
     pub(crate) fn get_mut(&mut self, id: PortId) -> Option<&mut Port> {
         self.slots.get_mut(id.0 as usize)?.as_deref_mut()
     }
