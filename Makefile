@@ -31,4 +31,4 @@ check:
 bench:
 	$(CARGO) build --profile dist -p weft-cli -p weft-bench
 	$(TARGET_DIR)/dist/weft-bench --json bench/last.json --markdown bench/last.md --chart bench/chart.svg $(BENCH)
-	$(TARGET_DIR)/dist/weft-bench-micro
+	$(TARGET_DIR)/dist/weft-bench-micro --instructions

@@ -26,6 +26,8 @@ enum Against {
     Peer(&'static str),
     /// Nobody: the goal is in the figure's own unit.
     Unit(&'static str),
+    /// Nobody: the figure is one of Weft's own, in this unit.
+    Fact(&'static str),
 }
 
 /// Which side of the target is good.
@@ -64,6 +66,15 @@ pub(crate) const GOALS: &[Goal] = &[
     ratio("G4b", "ping-pong p50, over VXLAN", ("vxlan", "ping-pong p50"), "kernel", Sense::AtMost, 1.3, Some(1.0)),
     micros("G4c", "ping-pong p99 beside bulk, local", ("local", "beside-bulk p99"), 1000.0, 300.0),
     micros("G4c", "ping-pong p99 beside bulk, over VXLAN", ("vxlan", "beside-bulk p99"), 1000.0, 300.0),
+    fact("G3c", "in memory, exact hits, one core", "pipeline, exact", "Mpps", 15.0, Some(25.0)),
+    fact("G3c", "in memory, wildcard hits, one core", "pipeline, wildcard", "Mpps", 8.0, Some(12.0)),
+    fact("G3c", "the same + VXLAN push, exact", "pipeline + VXLAN push, exact", "Mpps", 10.0, Some(15.0)),
+    fact("G3c", "the same + VXLAN pop, exact", "pipeline + VXLAN pop, exact", "Mpps", 10.0, Some(15.0)),
+    fact("Scaling", "two workers in memory", "scaling, two workers against one", "times one", 1.8, None),
+    fact("G7", "slow path, 1 k rules, slowest kind", "lookup, 1000 rules", "M/s", 5.0, Some(10.0)),
+    fact("G7", "slow path, 10 k rules, slowest kind", "lookup, 10000 rules", "M/s", 3.0, Some(8.0)),
+    fact("G7", "slow path, 100 k rules, slowest kind", "lookup, 100000 rules", "M/s", 1.0, Some(5.0)),
+    fact("G6c", "bulk apply", "apply 100,000 rules in one bundle, per rule", "M rules/s", 0.1, Some(0.5)),
 ];
 
 const fn ratio(
@@ -100,13 +111,27 @@ const fn micros(
     Goal { id, what, group, figure, mine: "weft", against, sense: Sense::AtMost, target, stretch: Some(stretch) }
 }
 
+/// A figure that the in-memory benchmarks give.
+const fn fact(
+    id: &'static str,
+    what: &'static str,
+    figure: &'static str,
+    unit: &'static str,
+    target: f64,
+    stretch: Option<f64>,
+) -> Goal {
+    let (group, mine, against) = ("", "weft", Against::Fact(unit));
+    Goal { id, what, group, figure, mine, against, sense: Sense::AtLeast, target, stretch }
+}
+
 impl Goal {
     /// `None` when the run did not measure it.
     pub(crate) fn judge(self, report: &Report) -> Option<Verdict> {
-        let row = report.row(self.group, self.figure)?;
+        let row = || report.row(self.group, self.figure);
         let all: Vec<f64> = match self.against {
-            Against::Peer(peer) => row.pairs(self.mine, peer).iter().map(|pair| pair.ratio).collect(),
-            Against::Unit(_) => row.values(self.mine),
+            Against::Peer(peer) => row()?.pairs(self.mine, peer).iter().map(|pair| pair.ratio).collect(),
+            Against::Unit(_) => row()?.values(self.mine),
+            Against::Fact(_) => report.facts.iter().find(|fact| fact.name == self.figure)?.all.clone(),
         };
         (!all.is_empty()).then(|| Verdict { goal: self, median: median(&all), all })
     }
@@ -115,7 +140,7 @@ impl Goal {
     pub(crate) fn terms(&self) -> String {
         match self.against {
             Against::Peer(peer) => format!("{} / {peer}", self.mine),
-            Against::Unit(unit) => format!("{}, {unit}", self.mine),
+            Against::Unit(unit) | Against::Fact(unit) => format!("{}, {unit}", self.mine),
         }
     }
 

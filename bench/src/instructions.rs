@@ -28,19 +28,20 @@ pub(crate) fn facts(classify: &Path) -> Result<Vec<Fact>> {
 
 /// The difference of two runs that build the same table: what building costs falls out.
 fn per_lookup(classify: &Path, rules: u32) -> Result<f64> {
-    let base = count(classify, rules, LOOKUPS)?;
-    let more = count(classify, rules, 2 * LOOKUPS)?;
+    let base = count(classify, &[&rules.to_string(), &LOOKUPS.to_string()])?;
+    let more = count(classify, &[&rules.to_string(), &(2 * LOOKUPS).to_string()])?;
     Ok((more as f64 - base as f64) / f64::from(LOOKUPS))
 }
 
-fn count(classify: &Path, rules: u32, lookups: u32) -> Result<u64> {
+/// The instructions of one run of a program.
+pub(crate) fn count(program: &Path, args: &[&str]) -> Result<u64> {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-        .arg(classify)
-        .args([rules.to_string(), lookups.to_string()])
+        .arg(program)
+        .args(args)
         .output()
         .context("cannot start valgrind: apt-get install valgrind")?;
-    ensure!(output.status.success(), "{} failed under valgrind", classify.display());
+    ensure!(output.status.success(), "{} failed under valgrind", program.display());
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     let line = text.lines().find_map(|l| l.split_once("Collected : ")).context("valgrind printed no count")?;
     line.1.trim().parse().context("valgrind's count is not a number")

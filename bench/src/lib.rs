@@ -7,6 +7,7 @@ mod chart;
 mod contender;
 mod generator;
 mod goals;
+mod in_memory;
 mod instructions;
 mod iperf;
 mod lab;
@@ -47,7 +48,7 @@ pub struct Args {
     /// Seconds per measurement
     #[arg(long, value_name = "N", default_value_t = 2)]
     seconds: u32,
-    /// Only these of local, vxlan, lab, instructions
+    /// Only these of local, vxlan, lab, instructions, memory
     #[arg(long, value_name = "GROUP", value_delimiter = ',')]
     only: Vec<String>,
     /// Only these tests: tcp-1, tcp-4, udp, pps-64, pps-64-one, ping-pong, beside-bulk, connect
@@ -110,6 +111,12 @@ fn measure_all(args: &Args, tools: &Tools) -> Result<Report> {
         match instructions::facts(&tools.weft.with_file_name("weft-bench-classify")) {
             Ok(facts) => report.facts.extend(facts),
             Err(why) => report.skip(format!("instructions: {why:#}")),
+        }
+    }
+    if wanted("memory") {
+        match in_memory::facts(&tools.weft.with_file_name("weft-bench-micro")) {
+            Ok(facts) => report.facts.extend(facts),
+            Err(why) => report.skip(format!("memory: {why:#}")),
         }
     }
     Ok(report)

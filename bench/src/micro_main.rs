@@ -2,6 +2,10 @@
 
 use clap::Parser;
 use weft_bench::micro;
+use weft_sys::alloc_count::CountingAllocator;
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// Measures single stages of the data path on one core.
 #[derive(Parser)]

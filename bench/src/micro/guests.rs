@@ -1,39 +1,67 @@
-//! Two guests on one segment: the program, and the frames that one sends to the other.
+//! Two guests on one segment, or one here and one behind a tunnel: the program, and the frames that one sends to the other.
+
+use std::net::{IpAddr, Ipv4Addr};
 
 use weft_packet::checksum::checksum;
 use weft_packet::{Field, MacAddr, Vni};
 use weft_program::{
-    Action, Bundle, DomainId, Fdb, FdbKey, Instruction, Location, Match, Miss, Op, PortConfig, PortId, Rule, RuleKey,
-    Segment, SegmentId, TableId,
+    Action, Bundle, DomainId, Fdb, FdbKey, Instruction, Location, Match, Miss, Op, PortConfig, PortId, Remote,
+    RemoteId, RemoteKind, Rule, RuleKey, Segment, SegmentId, TableId,
 };
 
 /// The port of the guest that sends.
 pub(super) const FROM_PORT: PortId = PortId(1);
 /// The port of the guest that receives.
 pub(super) const TO_PORT: PortId = PortId(2);
+/// The other host.
+pub(super) const REMOTE: RemoteId = RemoteId(1);
 const FROM: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const TO: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+const SEGMENT: SegmentId = SegmentId(1);
+const DOMAIN: DomainId = DomainId(1);
 
 /// The VNI of their segment.
 pub(super) fn vni() -> Vni {
     Vni::new(42).expect("42 has fewer than 24 bits")
 }
 
-/// A rule per port, and the receiver's address pinned.
+/// The address of the other host.
+pub(super) fn remote_addr() -> IpAddr {
+    Ipv4Addr::new(192, 0, 2, 2).into()
+}
+
+/// A rule per port, and the receiver's address pinned to its port.
 pub(super) fn program() -> Bundle {
-    let (segment, domain) = (SegmentId(1), DomainId(1));
-    let port = |id| Op::PutPort(PortConfig { id, segment, live: true, learn: false, owner: "port".into() });
-    let forward = Instruction::Apply(vec![Action::Fdb { segment, miss: Miss::Drop }]);
-    let rule = |port: PortId| {
-        let matches = Match::ANY.with(Field::InPort, port.0.into());
-        let key = RuleKey { table: TableId(0), priority: 10, matches };
-        Op::PutRule(Rule { key, instructions: vec![forward.clone()], owner: "rule".into(), domain })
+    forwarding(TableId(0), Location::Local(TO_PORT))
+}
+
+/// The same rules in this table for frames of both ports and of the segment's tunnels, and the receiver's address pinned
+/// there.
+pub(super) fn forwarding(table: TableId, receiver: Location) -> Bundle {
+    let port = |id| {
+        let owner = "port".into();
+        Op::PutPort(PortConfig { id, segment: SEGMENT, live: true, learn: false, owner })
     };
-    let pinned = Fdb { key: FdbKey { segment, mac: TO }, location: Location::Local(TO_PORT), owner: "port".into() };
-    let network = Segment { id: segment, vni: vni(), mtu: 1500, domain, owner: "network".into() };
-    let ports = [port(FROM_PORT), port(TO_PORT), rule(FROM_PORT), rule(TO_PORT)];
-    let ops = [Op::PutSegment(network)].into_iter().chain(ports).chain([Op::PutFdb(pinned)]).collect();
-    Bundle { replace: true, ops, ..Bundle::default() }
+    let forward = Instruction::Apply(vec![Action::Fdb { segment: SEGMENT, miss: Miss::Drop }]);
+    let rule = |matches| {
+        let key = RuleKey { table, priority: 10, matches };
+        Op::PutRule(Rule { key, instructions: vec![forward.clone()], owner: "rule".into(), domain: DOMAIN })
+    };
+    let of_port = |port: PortId| rule(Match::ANY.with(Field::InPort, port.0.into()));
+    let of_tunnel = rule(Match::ANY.with(Field::Vni, vni().get().into()));
+    let pinned = Fdb { key: FdbKey { segment: SEGMENT, mac: TO }, location: receiver, owner: "port".into() };
+    let network = Segment { id: SEGMENT, vni: vni(), mtu: 1500, domain: DOMAIN, owner: "network".into() };
+    let remote = Remote {
+        id: REMOTE,
+        addr: remote_addr(),
+        udp_port: 4789,
+        vnis: [vni()].into(),
+        kind: RemoteKind::Weft,
+        owner: "host".into(),
+    };
+    let ports = [port(FROM_PORT), port(TO_PORT), of_port(FROM_PORT), of_port(TO_PORT), of_tunnel];
+    let ops = [Op::PutSegment(network), Op::PutRemote(remote)].into_iter().chain(ports).chain([Op::PutFdb(pinned)]);
+    Bundle { replace: true, ops: ops.collect(), ..Bundle::default() }
 }
 
 /// A UDP frame of 64 bytes whose flow depends on the number.

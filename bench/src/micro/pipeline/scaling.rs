@@ -1,0 +1,77 @@
+//! Two workers against one: each pinned to a CPU, with queues of their own, and all that a vswitch's workers share.
+
+use std::sync::Barrier;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+use weft_sys::process::{cpus, pin_to_cpu};
+use weft_vswitch::worker::Worker;
+
+use super::lane::{Bench, Lane, Sink, Source};
+use super::local;
+use crate::micro::row::{Figure, Row};
+use crate::numbers::median;
+
+const WORKERS: usize = 2;
+const FLOWS: u32 = 1_000;
+const PAIRS: usize = 9;
+const WINDOW: Duration = Duration::from_millis(100);
+
+/// Frames per second of one worker and of two, by the clock on the wall and with the guests' side in it, in turns.
+pub(in crate::micro) fn rows() -> Result<Vec<Row>> {
+    if cpus() < WORKERS {
+        eprintln!("SKIPPED scaling: there are fewer than {WORKERS} CPUs");
+        return Ok(Vec::new());
+    }
+    let now = Instant::now();
+    let mut bench = Bench::new(WORKERS, local(), now)?;
+    let mut workers = std::mem::take(&mut bench.vswitch.fleet.workers);
+    let ends = bench.from.drain(..).zip(bench.to.drain(..)).zip(0..);
+    let mut lanes: Vec<Lane> = ends
+        .map(|((from, to), index)| Lane::new(Source::Port(from), Sink::Port(to), FLOWS * index..FLOWS * (index + 1)))
+        .collect();
+    for (worker, lane) in workers.iter_mut().zip(&mut lanes) {
+        lane.warm_up(|| worker.step(now))?;
+    }
+    let (mut alone, mut together, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..PAIRS {
+        let one = rate(&mut workers[..1], &mut lanes[..1], now)?;
+        let two = rate(&mut workers, &mut lanes, now)?;
+        alone.push(one);
+        together.push(two);
+        ratios.push(two / one);
+    }
+    bench.vswitch.fleet.workers = workers;
+    let frames = lanes.iter().map(Lane::check).sum::<Result<usize>>()?;
+    bench.check(frames, now)?;
+    let figure = |name: &str, values: &[f64], unit| Row::from(Figure::new(name, median(values), unit));
+    Ok(vec![
+        figure("scaling, one worker and its guests", &alone, "Mpps"),
+        figure("scaling, two workers and their guests", &together, "Mpps"),
+        figure("scaling, two workers against one", &ratios, "times"),
+    ])
+}
+
+/// Millions of frames per second that these workers carry, each in a thread on its own CPU.
+fn rate(workers: &mut [Worker], lanes: &mut [Lane], now: Instant) -> Result<f64> {
+    let barrier = Barrier::new(workers.len());
+    let run = |cpu: usize, worker: &mut Worker, lane: &mut Lane| {
+        pin_to_cpu(cpu)?;
+        barrier.wait();
+        let (start, before) = (Instant::now(), lane.arrived());
+        while start.elapsed() < WINDOW {
+            (0..16).for_each(|_| _ = lane.burst(|| worker.step(now)));
+        }
+        Ok((lane.arrived() - before) as f64 / start.elapsed().as_secs_f64() / 1e6)
+    };
+    let run = &run;
+    thread::scope(|scope| {
+        let pairs = workers.iter_mut().zip(lanes).enumerate();
+        let threads: Vec<_> = pairs.map(|(cpu, (worker, lane))| scope.spawn(move || run(cpu, worker, lane))).collect();
+        let rate = |thread: thread::ScopedJoinHandle<'_, Result<f64>>| {
+            thread.join().map_err(|_| anyhow!("a worker's thread panicked"))?
+        };
+        threads.into_iter().map(rate).sum()
+    })
+}
