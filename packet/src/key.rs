@@ -165,6 +165,7 @@ impl FlowKey {
 
     /// The key with the field set, for building matches.
     #[must_use]
+    #[inline]
     pub const fn with(mut self, field: Field, value: u128) -> Self {
         self.set(field, value);
         self
