@@ -17,11 +17,11 @@ mod space;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use foldhash::fast::FixedState;
 use weft_packet::{FlowKey, FlowMask};
 use weft_program::{Rule, RuleKey};
 
 pub use self::mask::MaskWords;
+use self::mask::Secrets;
 use self::space::{Search, Space};
 
 /// A rule with its counters. Snapshots that have the same rule share it, so its counters survive other changes.
@@ -55,13 +55,13 @@ impl CompiledRule {
 #[derive(Clone)]
 pub struct Table {
     space: Space,
-    state: FixedState,
+    secrets: Secrets,
 }
 
 impl Table {
     /// An empty table; the seed keeps outsiders from choosing colliding keys.
     pub fn new(seed: u64) -> Self {
-        Self { space: Space::new(true), state: FixedState::with_seed(seed) }
+        Self { space: Space::new(true), secrets: Secrets::new(seed) }
     }
 
     /// Number of rules.
@@ -82,14 +82,14 @@ impl Table {
     /// The rule that the key meets. Adds to `read` the bits that decided it.
     #[inline]
     pub fn lookup(&self, key: &FlowKey, read: &mut FlowMask) -> Option<&Arc<CompiledRule>> {
-        let mut search = Search::new(&self.state, key, read);
+        let mut search = Search::new(&self.secrets, key, read);
         self.space.lookup(&mut search);
         search.best()
     }
 
     /// The rule with this key.
     pub fn get(&self, key: &RuleKey) -> Option<&Arc<CompiledRule>> {
-        self.space.get(&self.state, key)
+        self.space.get(&self.secrets, key)
     }
 
     /// All rules, in no order.
@@ -101,13 +101,13 @@ impl Table {
 
     /// Puts a rule in place of the one with its key, if there is one. [`Self::settle`] must follow.
     pub fn insert(&mut self, rule: Arc<CompiledRule>) {
-        self.space.insert(&self.state, rule);
+        self.space.insert(&self.secrets, rule);
     }
 
     /// Takes a rule out. [`Self::settle`] must follow.
     pub fn remove(&mut self, key: &RuleKey) {
         if self.get(key).is_some() {
-            self.space.remove(&self.state, key);
+            self.space.remove(&self.secrets, key);
         }
     }
 

@@ -3,16 +3,16 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use foldhash::fast::FixedState;
 use weft_packet::{FlowKey, FlowMask};
 use weft_program::RuleKey;
 
 use super::CompiledRule;
+use super::mask::Secrets;
 use super::packed::Packed;
 use super::space::{Search, Space};
 
 /// Rules of one bucket that are tried one by one. With more, the bucket becomes a space of exact masks.
-const LIST_MAX: usize = 12;
+const LIST_MAX: usize = 32;
 
 /// The rules, the highest priority first.
 #[derive(Clone)]
@@ -49,9 +49,9 @@ impl Bucket {
         }
     }
 
-    pub(super) fn get(&self, state: &FixedState, key: &RuleKey) -> Option<&Arc<CompiledRule>> {
+    pub(super) fn get(&self, secrets: &Secrets, key: &RuleKey) -> Option<&Arc<CompiledRule>> {
         match self {
-            Self::Split(_, space) => space.get(state, key),
+            Self::Split(_, space) => space.get(secrets, key),
             _ => self.list().iter().map(|packed| &packed.rule).find(|rule| is_at(rule, key)),
         }
     }
@@ -64,12 +64,12 @@ impl Bucket {
     }
 
     /// Puts a rule in place of the one with its key. Whether there was none.
-    pub(super) fn insert(&mut self, state: &FixedState, rule: Arc<CompiledRule>, may_split: bool) -> bool {
+    pub(super) fn insert(&mut self, secrets: &Secrets, rule: Arc<CompiledRule>, may_split: bool) -> bool {
         if let Self::Split(priority, space) = self {
             let space = Arc::make_mut(space);
             let before = space.len();
             *priority = (*priority).max(rule.rule.key.priority);
-            space.insert(state, rule);
+            space.insert(secrets, rule);
             space.settle();
             return space.len() > before;
         }
@@ -86,7 +86,7 @@ impl Bucket {
         if may_split && rules.len() > LIST_MAX {
             let mut space = Space::new(false);
             let priority = rules[0].priority;
-            rules.into_iter().for_each(|packed| space.insert(state, packed.rule));
+            rules.into_iter().for_each(|packed| space.insert(secrets, packed.rule));
             space.settle();
             *self = Self::Split(priority, Arc::new(space));
         } else {
@@ -96,7 +96,7 @@ impl Bucket {
     }
 
     /// Takes out a rule that is there. Whether none is left, in which case the bucket has to go.
-    pub(super) fn remove(&mut self, state: &FixedState, key: &RuleKey) -> bool {
+    pub(super) fn remove(&mut self, secrets: &Secrets, key: &RuleKey) -> bool {
         let Self::Split(priority, space) = self else {
             let rules: Vec<_> = self.list().iter().filter(|packed| !is_at(&packed.rule, key)).cloned().collect();
             if rules.is_empty() {
@@ -106,7 +106,7 @@ impl Bucket {
             return false;
         };
         let space = Arc::make_mut(space);
-        space.remove(state, key);
+        space.remove(secrets, key);
         space.settle();
         if space.len() > LIST_MAX {
             *priority = space.priority_max();

@@ -4,7 +4,7 @@
 //! All bits of a hash are in one word, so that a look costs one cache line. A removed hash keeps its bits until the
 //! filter is made anew.
 
-/// Hashes per word of 64 bits at which the filter doubles: at that, 4 % of other hashes pass.
+/// Hashes per word of 64 bits at which the filter doubles: at that, 5 % of other hashes pass.
 const HASHES_PER_WORD: usize = 8;
 
 /// Says of a hash that it is not there, or may be.
@@ -58,7 +58,7 @@ const fn place(hash: u64, len: usize) -> usize {
 
 #[inline]
 const fn bits(hash: u64) -> u64 {
-    1 << (hash & 63) | 1 << (hash >> 6 & 63) | 1 << (hash >> 12 & 63)
+    1 << (hash & 63) | 1 << (hash >> 6 & 63)
 }
 
 #[cfg(test)]
@@ -80,6 +80,6 @@ mod tests {
         }
         assert!(hashes.iter().all(|hash| filter.may_have(*hash)));
         let strangers = (0..10_000).filter(|_| filter.may_have(dice.next())).count();
-        assert!(strangers < 500, "{strangers} of 10,000");
+        assert!(strangers < 600, "{strangers} of 10,000");
     }
 }

@@ -69,18 +69,36 @@ impl Hashed {
         self.words.iter().copied().eq(words_of(mask))
     }
 
-    /// Hash of the key's masked bits.
+    /// Hash of the key's masked bits: of each word its product with a secret, folded; no word waits for another.
     #[inline]
-    pub(super) fn hash(&self, state: &FixedState, key: &FlowKey) -> u64 {
-        let mut hasher = state.build_hasher();
-        self.words.iter().for_each(|word| hasher.write_u64(key.0[word.at()] & word.bits));
-        hasher.finish()
+    pub(super) fn hash(&self, secrets: &Secrets, key: &FlowKey) -> u64 {
+        self.words.iter().fold(0, |hash, word| hash ^ secrets.mix(word.at(), key.0[word.at()] & word.bits))
     }
 
-    /// Adds the mask's bits.
+    /// The same, and adds the mask's bits to `read`.
     #[inline]
-    pub(super) fn add_to(&self, read: &mut FlowMask) {
+    pub(super) fn read(&self, secrets: &Secrets, key: &FlowKey, read: &mut FlowMask) -> u64 {
         self.words.iter().for_each(|word| read.0[word.at()] |= word.bits);
+        self.hash(secrets, key)
+    }
+}
+
+/// What outsiders do not know about the hashes: two numbers for each word of a key.
+#[derive(Clone)]
+pub(super) struct Secrets([(u64, u64); KEY_WORDS]);
+
+impl Secrets {
+    /// Drawn from a seed.
+    pub(super) fn new(seed: u64) -> Self {
+        let state = FixedState::with_seed(seed);
+        Self(std::array::from_fn(|word| (state.hash_one(2 * word), state.hash_one(2 * word + 1) | 1)))
+    }
+
+    #[inline]
+    const fn mix(&self, word: usize, bits: u64) -> u64 {
+        let (addend, factor) = self.0[word];
+        let product = (bits ^ addend) as u128 * factor as u128;
+        (product >> 64) as u64 ^ product as u64
     }
 }
 

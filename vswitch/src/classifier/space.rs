@@ -5,7 +5,6 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use foldhash::fast::FixedState;
 use weft_packet::{FlowKey, FlowMask};
 use weft_program::RuleKey;
 
@@ -13,7 +12,7 @@ use super::CompiledRule;
 use super::bucket::Bucket;
 use super::filter::Filter;
 use super::gate::Gate;
-use super::mask::{Hashed, relax};
+use super::mask::{Hashed, Secrets, relax};
 use super::packed::Packed;
 use super::priorities::Priorities;
 use crate::cow::CowTable;
@@ -46,7 +45,7 @@ struct Subtable {
 
 /// A search under way.
 pub(super) struct Search<'k, 't> {
-    state: &'k FixedState,
+    secrets: &'k Secrets,
     key: &'k FlowKey,
     read: &'k mut FlowMask,
     best: Option<&'t Arc<CompiledRule>>,
@@ -56,8 +55,8 @@ pub(super) struct Search<'k, 't> {
 
 impl<'k, 't> Search<'k, 't> {
     #[inline]
-    pub(super) const fn new(state: &'k FixedState, key: &'k FlowKey, read: &'k mut FlowMask) -> Self {
-        Self { state, key, read, best: None, priority: -1 }
+    pub(super) const fn new(secrets: &'k Secrets, key: &'k FlowKey, read: &'k mut FlowMask) -> Self {
+        Self { secrets, key, read, best: None, priority: -1 }
     }
 
     #[inline]
@@ -113,8 +112,7 @@ impl Space {
                 search.read.0[field.word] |= field.bits;
                 continue;
             }
-            subtable.mask.add_to(search.read);
-            let hash = subtable.mask.hash(search.state, search.key);
+            let hash = subtable.mask.read(search.secrets, search.key, search.read);
             if subtable.filter.may_have(hash)
                 && let Some(bucket) = subtable.buckets.get(hash)
             {
@@ -123,16 +121,16 @@ impl Space {
         }
     }
 
-    pub(super) fn get(&self, state: &FixedState, key: &RuleKey) -> Option<&Arc<CompiledRule>> {
+    pub(super) fn get(&self, secrets: &Secrets, key: &RuleKey) -> Option<&Arc<CompiledRule>> {
         let subtable = &self.subtables[self.position(&self.filed(&key.matches.mask))?].subtable;
-        subtable.buckets.get(subtable.mask.hash(state, &key.matches.value))?.get(state, key)
+        subtable.buckets.get(subtable.mask.hash(secrets, &key.matches.value))?.get(secrets, key)
     }
 
     pub(super) fn each<'t>(&'t self, rules: &mut Vec<&'t Arc<CompiledRule>>) {
         self.subtables.iter().flat_map(|ranked| ranked.subtable.buckets.iter()).for_each(|bucket| bucket.each(rules));
     }
 
-    pub(super) fn insert(&mut self, state: &FixedState, rule: Arc<CompiledRule>) {
+    pub(super) fn insert(&mut self, secrets: &Secrets, rule: Arc<CompiledRule>) {
         let matches = &rule.rule.key.matches;
         let mask = self.filed(&matches.mask);
         let position = self.position(&mask).unwrap_or_else(|| {
@@ -140,14 +138,14 @@ impl Space {
             self.subtables.push(Ranked { priority_max: 0, subtable });
             self.subtables.len() - 1
         });
-        let added = Arc::make_mut(&mut self.subtables[position].subtable).insert(state, rule, self.relaxed);
+        let added = Arc::make_mut(&mut self.subtables[position].subtable).insert(secrets, rule, self.relaxed);
         self.len += usize::from(added);
     }
 
     /// Takes out a rule that is there.
-    pub(super) fn remove(&mut self, state: &FixedState, key: &RuleKey) {
+    pub(super) fn remove(&mut self, secrets: &Secrets, key: &RuleKey) {
         let Some(position) = self.position(&self.filed(&key.matches.mask)) else { return };
-        Arc::make_mut(&mut self.subtables[position].subtable).remove(state, key);
+        Arc::make_mut(&mut self.subtables[position].subtable).remove(secrets, key);
         self.len -= 1;
     }
 
@@ -178,12 +176,12 @@ impl Subtable {
         Self { gate, mask: Hashed::new(mask), filter, buckets, priorities }
     }
 
-    fn insert(&mut self, state: &FixedState, rule: Arc<CompiledRule>, may_split: bool) -> bool {
+    fn insert(&mut self, secrets: &Secrets, rule: Arc<CompiledRule>, may_split: bool) -> bool {
         let key = rule.rule.key;
-        let hash = self.mask.hash(state, &key.matches.value);
+        let hash = self.mask.hash(secrets, &key.matches.value);
         self.gate.admit(&key.matches.mask, &key.matches.value);
         let added = match self.buckets.get_mut(hash) {
-            Some(bucket) => bucket.insert(state, rule, may_split),
+            Some(bucket) => bucket.insert(secrets, rule, may_split),
             None => {
                 if self.filter.is_full() {
                     self.filter = Filter::of(self.buckets.len(), self.buckets.hashes());
@@ -199,10 +197,10 @@ impl Subtable {
         added
     }
 
-    fn remove(&mut self, state: &FixedState, key: &RuleKey) {
-        let hash = self.mask.hash(state, &key.matches.value);
+    fn remove(&mut self, secrets: &Secrets, key: &RuleKey) {
+        let hash = self.mask.hash(secrets, &key.matches.value);
         let Some(bucket) = self.buckets.get_mut(hash) else { return };
-        if bucket.remove(state, key) {
+        if bucket.remove(secrets, key) {
             self.buckets.take(hash);
         }
         self.priorities.remove(key.priority);
