@@ -133,17 +133,20 @@ mod tests {
         hits.max_by_key(|rule| rule.rule.key.priority)
     }
 
+    /// A prefix of an address of 32 or 128 bits.
     fn prefix(dice: &mut Dice, of: u128) -> (u128, u128) {
-        let mask = u128::from(u32::MAX.checked_shl(dice.below(33) as u32).unwrap_or(0));
+        let (bits, all) = if of >> 32 == 0 { (32, u128::from(u32::MAX)) } else { (128, u128::MAX) };
+        let mask = all & all.checked_shl(dice.below(bits + 1) as u32).unwrap_or(0);
         (of & mask, mask)
     }
 
     /// Addresses from a small pool under prefixes of any length: buckets get long, split and join.
     fn prefixed(dice: &mut Dice, priority: u16) -> Rule {
         let mut rule = dice.rule_of_priority(priority);
-        let mut matches = Match::ANY.with(Field::EthType, 0x0800);
+        let v6 = dice.one_in(3);
+        let mut matches = Match::ANY.with(Field::EthType, if v6 { 0x86dd } else { 0x0800 });
         for field in [Field::IpSrc, Field::IpDst] {
-            let address = address(dice);
+            let address = address(dice, v6);
             let (value, mask) = prefix(dice, address);
             matches = matches.with_masked(field, value, mask);
         }
@@ -155,13 +158,16 @@ mod tests {
         rule
     }
 
-    fn address(dice: &mut Dice) -> u128 {
-        u128::from(dice.pick(&[0x0a09_0801_u32, 0x0a09_0802, 0x0a09_8801, 0xc0a8_0101]))
+    fn address(dice: &mut Dice, v6: bool) -> u128 {
+        let address = u128::from(dice.pick(&[0x0a09_0801_u32, 0x0a09_0802, 0x0a09_8801, 0xc0a8_0101]));
+        if v6 { address << 96 | address << 40 | address } else { address }
     }
 
     fn prefixed_key(dice: &mut Dice) -> FlowKey {
-        let (src, dst, port) = (address(dice), address(dice), dice.below(32) as u128);
-        let key = FlowKey::ZERO.with(Field::EthType, 0x0800).with(Field::IpSrc, src).with(Field::IpDst, dst);
+        let v6 = dice.one_in(3);
+        let (src, dst, port) = (address(dice, v6), address(dice, v6), dice.below(32) as u128);
+        let ethertype = if v6 { 0x86dd } else { 0x0800 };
+        let key = FlowKey::ZERO.with(Field::EthType, ethertype).with(Field::IpSrc, src).with(Field::IpDst, dst);
         key.with(Field::L4Dst, port)
     }
 
@@ -246,6 +252,26 @@ mod tests {
             assert_eq!(table.lookup(&key, &mut FlowKey::ZERO.clone()).unwrap().rule.key.priority, best);
             assert!(table.get(&at).is_some());
             table.remove(&at);
+        }
+        table.settle();
+        assert_eq!((table.len(), table.masks()), (0, 0));
+    }
+
+    /// All in one bucket. Looking at every rule to find the next best one would take minutes here.
+    #[test]
+    fn a_large_bucket_is_taken_down_from_its_best_rule() {
+        const RULES: u16 = 20_000;
+        let (mut table, mut rule) = (Table::new(5), Dice::new(5).rule_of_priority(0));
+        for priority in 0..RULES {
+            rule.key.matches = Match::ANY.with_masked(Field::L4Dst, 0, u128::from(priority % 64));
+            rule.key.priority = priority;
+            table.insert(Arc::new(CompiledRule::new(rule.clone())));
+        }
+        for best in (0..RULES).rev() {
+            table.settle();
+            let found = table.lookup(&FlowKey::ZERO, &mut FlowKey::ZERO.clone()).unwrap();
+            assert_eq!(found.rule.key.priority, best);
+            table.remove(&found.rule.key.clone());
         }
         table.settle();
         assert_eq!((table.len(), table.masks()), (0, 0));

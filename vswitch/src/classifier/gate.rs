@@ -5,6 +5,32 @@
 
 use weft_packet::{Field, FlowKey, FlowMask, key::KEY_WORDS};
 
+/// Fields and words of the key where they meet: the word, and the field's bits of it. The EtherType is first: it says
+/// which of the others mean anything.
+const PARTS: [(usize, u64); FIELDS * 2] = {
+    let mut parts = [(0, 0); FIELDS * 2];
+    let mut index = 0;
+    while index < FIELDS {
+        let field = match index {
+            0 => Field::EthType,
+            _ if index <= Field::EthType as usize => Field::ALL[index - 1],
+            _ => Field::ALL[index],
+        };
+        // No field is in more than two words.
+        let (all, mut word, mut part) = (FlowKey::only(field), 0, 2 * index);
+        while word < KEY_WORDS {
+            if all.0[word] != 0 {
+                parts[part] = (word, all.0[word]);
+                part += 1;
+            }
+            word += 1;
+        }
+        index += 1;
+    }
+    parts
+};
+const FIELDS: usize = Field::ALL.len();
+
 /// What all rules of a mask have in common, or once had: it narrows with each rule that comes.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Gate {
@@ -22,14 +48,9 @@ pub(super) struct GateField {
 impl Gate {
     /// Lets the keys of this rule pass, and no others.
     pub(super) fn new(mask: &FlowMask, value: &FlowKey) -> Self {
-        // The EtherType first: it says which of the others mean anything.
-        let others = Field::ALL.iter().filter(|field| **field != Field::EthType);
-        let fields = [&Field::EthType].into_iter().chain(others).flat_map(|field| {
-            let all = FlowKey::only(*field);
-            (0..KEY_WORDS).filter(move |word| all.0[*word] & mask.0[*word] != 0).map(move |word| {
-                let bits = all.0[word] & mask.0[word];
-                GateField { word, bits, value: value.0[word] & bits }
-            })
+        let fields = PARTS.iter().filter(|(word, all)| all & mask.0[*word] != 0).map(|(word, all)| {
+            let bits = all & mask.0[*word];
+            GateField { word: *word, bits, value: value.0[*word] & bits }
         });
         Self { fields: fields.collect() }
     }
