@@ -13,6 +13,7 @@ pub mod epoll;
 pub mod netlink;
 pub mod netns;
 pub mod packet_socket;
+pub mod prefetch;
 pub mod process;
 mod raw;
 pub mod tap;

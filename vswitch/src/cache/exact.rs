@@ -8,6 +8,7 @@ use std::hash::{BuildHasher, Hasher};
 use foldhash::fast::FixedState;
 use weft_packet::FlowKey;
 use weft_packet::key::EXACT_WORDS;
+use weft_sys::prefetch::prefetch;
 
 /// Which flow entry, and which life of it: entries are reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,6 +41,15 @@ impl Exact {
         let mut hasher = self.state.build_hasher();
         key.0[..EXACT_WORDS].iter().for_each(|word| hasher.write_u64(*word));
         hasher.finish() as usize & (self.sets.len() - 1)
+    }
+
+    /// Both ways of a set, which are three cache lines at most.
+    #[inline]
+    pub(super) fn prefetch(&self, set: usize) {
+        let [first, second] = &self.sets[set];
+        prefetch(first);
+        prefetch(second);
+        prefetch(&second.flow);
     }
 
     #[inline]

@@ -90,8 +90,30 @@ impl Lookup {
         frame_len: usize,
         now: Second,
     ) -> &Verdict {
+        self.classify_in(self.exact.set(key), tables, learned, key, frame_len, now)
+    }
+
+    /// Asks memory for what [`Self::classify_in`] looks at first; the answer is for that.
+    #[inline]
+    pub fn prefetch(&self, key: &FlowKey) -> usize {
+        let set = self.exact.set(key);
+        self.exact.prefetch(set);
+        set
+    }
+
+    /// [`Self::classify`] for a key whose `set` is known.
+    #[inline]
+    pub fn classify_in(
+        &mut self,
+        set: usize,
+        tables: &Tables,
+        learned: &Learned,
+        key: &FlowKey,
+        frame_len: usize,
+        now: Second,
+    ) -> &Verdict {
         let around = Around { tables, learned, now };
-        let index = if self.cached { self.find(around, key) } else { self.find_nothing(around, key) };
+        let index = if self.cached { self.find(set, around, key) } else { self.find_nothing(around, key) };
         let flow = &mut self.flows[index as usize];
         flow.hit(frame_len, now);
         &flow.evaluation.verdict
@@ -108,10 +130,9 @@ impl Lookup {
     }
 
     #[inline]
-    fn find(&mut self, around: Around<'_>, key: &FlowKey) -> u32 {
+    fn find(&mut self, set: usize, around: Around<'_>, key: &FlowKey) -> u32 {
         let live = around.learned.epochs();
         let stamp = Stamp { program: around.tables.version(), learned: live.version() };
-        let set = self.exact.set(key);
         if let Some(index) = self.find_exact(set, key) {
             if !self.flows[index as usize].is_valid(around.tables, live, stamp, around.now) {
                 return self.renew(around, key, set, index);

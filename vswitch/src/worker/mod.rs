@@ -113,14 +113,23 @@ enum Ready {
     Underlay,
 }
 
+/// A frame that was parsed and not classified yet.
+#[derive(Clone)]
+struct Ahead {
+    parsed: Parsed,
+    outcome: Result<(), DropReason>,
+    /// Where the exact cache has it.
+    set: usize,
+}
+
 /// The path of a frame, apart from waiting.
 struct Datapath {
     lookup: Lookup,
     learned: Arc<Learned>,
     outputs: Outputs,
     inbox: Vec<(Origin, Frame)>,
-    /// Of the frame that is being forwarded.
-    parsed: Parsed,
+    /// Of the frames that are being forwarded.
+    ahead: Vec<Ahead>,
     /// Version of the tables' segments and remotes that the tunnel knows.
     endpoints_version: u64,
     index: usize,
@@ -147,7 +156,7 @@ impl Worker {
             learned,
             outputs: Outputs::new(),
             inbox: Vec::with_capacity(BURST_FRAMES),
-            parsed: Parsed::EMPTY,
+            ahead: vec![Ahead { parsed: Parsed::EMPTY, outcome: Ok(()), set: 0 }; AHEAD],
             endpoints_version: u64::MAX,
             index,
             workers,
@@ -208,9 +217,7 @@ impl Worker {
                 Ready::Underlay => self.datapath.receive_underlay(now),
             }
             let mut inbox = mem::take(&mut self.datapath.inbox);
-            for (origin, frame) in inbox.drain(..) {
-                self.datapath.forward(&tables, second, now, origin, frame);
-            }
+            self.datapath.forward(&tables, second, now, &mut inbox);
             self.datapath.inbox = inbox;
             self.datapath.outputs.flush();
             self.datapath.outputs.send_probes(&tables);
@@ -389,15 +396,24 @@ impl Datapath {
         }
     }
 
-    /// One frame: parse, classify, execute.
-    #[inline]
-    fn forward(&mut self, tables: &Tables, second: Second, now: Instant, origin: Origin, frame: Frame) {
-        if let Err(reason) = parse_into(frame.bytes(), origin.ingress(), &mut self.parsed) {
-            return self.outputs.drop(origin.source(), reason, frame);
+    /// All frames, some at a time: parse each and ask memory for its cache entry, then classify and execute each.
+    fn forward(&mut self, tables: &Tables, second: Second, now: Instant, inbox: &mut Vec<(Origin, Frame)>) {
+        let mut frames = inbox.drain(..);
+        while !frames.as_slice().is_empty() {
+            for (ahead, (origin, frame)) in self.ahead.iter_mut().zip(frames.as_slice()) {
+                ahead.outcome = parse_into(frame.bytes(), origin.ingress(), &mut ahead.parsed);
+                ahead.set = self.lookup.prefetch(&ahead.parsed.key);
+            }
+            for (Ahead { parsed, outcome, set }, (origin, frame)) in self.ahead.iter().zip(frames.by_ref()) {
+                if let Err(reason) = *outcome {
+                    self.outputs.drop(origin.source(), reason, frame);
+                    continue;
+                }
+                let key = &parsed.key;
+                let verdict = self.lookup.classify_in(*set, tables, &self.learned, key, frame.len(), second);
+                self.outputs.execute(Flight { tables, now, key, origin }, verdict, frame);
+            }
         }
-        let key = &self.parsed.key;
-        let verdict = self.lookup.classify(tables, &self.learned, key, frame.len(), second);
-        self.outputs.execute(Flight { tables, now, key, origin }, verdict, frame);
     }
 
     fn report(&mut self) -> WorkerReport {
@@ -468,6 +484,8 @@ fn forget_queues(epoll: &Epoll, polled: &mut usize, port: &Port) {
 
 const TOKEN_WAKER: u64 = u64::MAX;
 const TOKEN_UNDERLAY: u64 = u64::MAX - 1;
+/// Frames that are parsed before the first of them is classified.
+const AHEAD: usize = 32;
 /// Frames of one port's burst.
 const BURST_FRAMES: usize = 256;
 /// Bytes of one port's burst, so that super-frames stay in the cache and other ports get their turn. A quarter of it costs a
