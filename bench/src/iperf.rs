@@ -13,8 +13,10 @@ use crate::generator::Place;
 /// What flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Traffic {
-    /// That many TCP flows.
+    /// That many TCP flows, with the congestion control that the machine gives every socket.
     Tcp(u32),
+    /// One TCP flow with CUBIC, which sends as fast as it is acknowledged.
+    Cubic,
     /// Datagrams of [`DATAGRAM_LEN`] bytes as fast as the sender can.
     Udp,
 }
@@ -40,8 +42,10 @@ impl Running {
         let (address, seconds, length) = (to.address.to_string(), seconds.to_string(), DATAGRAM_LEN.to_string());
         let flows = if let Traffic::Tcp(flows) = traffic { flows.to_string() } else { "1".to_owned() };
         let mut words = vec!["-J", "-c", &address, "-t", &seconds, "-P", &flows, "--connect-timeout", "3000"];
-        if traffic == Traffic::Udp {
-            words.extend(["-u", "-b", "0", "-l", &length]);
+        match traffic {
+            Traffic::Tcp(_) => {}
+            Traffic::Cubic => words.extend(["-C", "cubic"]),
+            Traffic::Udp => words.extend(["-u", "-b", "0", "-l", &length]),
         }
         let mut client = command(&words);
         let client = client.stdout(Stdio::piped()).stderr(Stdio::null());
@@ -86,7 +90,7 @@ fn gigabits(report: &Value, traffic: Traffic) -> Result<f64> {
     let end = &report["end"];
     let number = |at: &Value, key: &str| at[key].as_f64().with_context(|| format!("iperf3 told no {key}"));
     match traffic {
-        Traffic::Tcp(_) => Ok(number(&end["sum_received"], "bits_per_second")? / 1e9),
+        Traffic::Tcp(_) | Traffic::Cubic => Ok(number(&end["sum_received"], "bits_per_second")? / 1e9),
         Traffic::Udp => {
             let sum = &end["sum"];
             let arrived = number(sum, "packets")? - number(sum, "lost_packets")?;

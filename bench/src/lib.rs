@@ -51,7 +51,7 @@ pub struct Args {
     /// Only these of local, vxlan, lab, instructions, memory
     #[arg(long, value_name = "GROUP", value_delimiter = ',')]
     only: Vec<String>,
-    /// Only these tests: tcp-1, tcp-4, udp, pps-64, pps-64-one, ping-pong, beside-bulk, connect
+    /// Only these tests: tcp-1, tcp-1-cubic, tcp-4, udp, pps-64, pps-64-one, ping-pong, beside-bulk, connect
     #[arg(long, value_name = "TEST", value_delimiter = ',')]
     tests: Vec<String>,
     /// Only these contenders: weft, weft-segment, weft-batch, weft-single, kernel, ovs, ovs-tso, wire

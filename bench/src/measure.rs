@@ -29,6 +29,11 @@ pub(crate) struct Figure {
 /// Every test, in the order of measuring.
 pub(crate) const TESTS: &[Test] = &[
     Test { name: "tcp-1", figures: &[compared("tcp-1", "Gbit/s")], run: |s, t, _| bulk(s, t, Traffic::Tcp(1)) },
+    Test {
+        name: "tcp-1-cubic",
+        figures: &[compared("tcp-1-cubic", "Gbit/s")],
+        run: |s, t, _| bulk(s, t, Traffic::Cubic),
+    },
     Test { name: "tcp-4", figures: &[compared("tcp-4", "Gbit/s")], run: |s, t, _| bulk(s, t, Traffic::Tcp(4)) },
     Test { name: "udp", figures: &[compared("udp", "Gbit/s")], run: |s, t, _| bulk(s, t, Traffic::Udp) },
     Test {

@@ -236,9 +236,9 @@ impl Worker {
         frames as usize
     }
 
-    /// Super-frames that came in so far.
-    pub fn super_frames(&self) -> u64 {
-        self.datapath.outputs.counters.io.rx_super_frames
+    /// What it did so far.
+    pub const fn io(&self) -> &IoCounters {
+        &self.datapath.outputs.counters.io
     }
 
     /// Does what it is told; to be called between two rounds only.
