@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
-# Linux bridge and kernel vxlan, two hosts joined by a veth of 1600 bytes.
+# Linux bridge and kernel vxlan, two hosts.
 . "$(dirname "$0")/lib.sh"
 host() {
     local i=$1 g=$2
     no_nf "h$i"
     ip -n "$P-h$i" addr add "192.168.9.$i/24" dev u
-    ip -n "$P-h$i" link set u mtu 1600 up
     ip link add v netns "$P-h$i" type veth peer name eth0 netns "$P-$g"
     ip -n "$P-h$i" link add br0 type bridge
     ip -n "$P-h$i" link set br0 up
@@ -17,7 +16,7 @@ host() {
 }
 up() {
     mkns h1 h2 a b
-    ip link add u netns "$P-h1" type veth peer name u netns "$P-h2"
+    fabric
     host 1 a
     host 2 b
 }

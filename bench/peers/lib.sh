@@ -17,6 +17,18 @@ guest() {
     ip -n "$P-$1" addr add "10.9.0.$3/24" dev eth0
     ip -n "$P-$1" link set eth0 mtu 1500 up
 }
+# Namespaces h1 and h2 with a device `u` each, joined by a bridge, as the hosts of a lab are.
+fabric() {
+    mkns fabric
+    no_nf fabric
+    ip -n "$P-fabric" link add br0 mtu 1600 type bridge
+    ip -n "$P-fabric" link set br0 up
+    for i in 1 2; do
+        ip link add u netns "$P-h$i" type veth peer name "u$i" netns "$P-fabric"
+        ip -n "$P-h$i" link set u mtu 1600 up
+        ip -n "$P-fabric" link set "u$i" mtu 1600 master br0 up
+    done
+}
 # The fair setting: a bridge that hands frames to netfilter is slower than users see it.
 no_nf() { ns "$1" sysctl -qw net.bridge.bridge-nf-call-iptables=0 2>/dev/null || true; }
 

@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# Two Open vSwitch userspace datapaths, VXLAN between them over a veth of 1600 bytes.
+# Two Open vSwitch userspace datapaths, VXLAN between them.
 . "$(dirname "$0")/lib.sh"
 up() {
     mkns h1 h2 a b
-    ip link add u netns "$P-h1" type veth peer name u netns "$P-h2"
+    fabric
     for i in 1 2; do
         g=$(echo a b | cut -d' ' -f$i)
-        ip -n "$P-h$i" link set u mtu 1600 up
         IN="ip netns exec $P-h$i" ovs_start "vx$i"
         vsctl add-br br-phy -- set bridge br-phy datapath_type=netdev
         vsctl add-port br-phy u

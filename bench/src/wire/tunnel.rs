@@ -1,4 +1,4 @@
-//! Two hosts joined by a veth: VXLAN over a tunnel-GSO TAP outwards, and from a plain UDP socket inwards.
+//! Two hosts joined by a bridge: VXLAN over a tunnel-GSO TAP outwards, and from a plain UDP socket inwards.
 //!
 //! Nothing is cut on the way: a guest's super-frame gets 50 bytes in front and leaves whole. The peer's socket gets it as
 //! one datagram without a word about segments, and with the inner check field holding the pseudo-header sum only.
@@ -31,12 +31,9 @@ struct Host {
 pub(super) fn run(ready: impl Fn() -> Result<()>) -> Result<()> {
     let left = Netns::new(&Wire::Vxlan.netns("h1"))?;
     let right = Netns::new(&Wire::Vxlan.netns("h2"))?;
-    netns::in_namespace(left.fd.as_fd(), || {
-        let mut netlink = Netlink::open()?;
-        netlink.add_veth("u", "u2")?;
-        netlink.move_link("u2", right.fd.as_fd())
-    })??;
-    let hosts = [Host::new(left, "u", 1)?, Host::new(right, "u2", 2)?];
+    let fabric = Netns::new(&Wire::Vxlan.netns("fabric"))?;
+    join(&fabric, &[(&left, "u1"), (&right, "u2")])?;
+    let hosts = [Host::new(left, "u1", 1)?, Host::new(right, "u2", 2)?];
     let stdin = std::io::stdin();
     let mut buf = vec![0; BUF_LEN];
     ready()?;
@@ -61,13 +58,33 @@ pub(super) fn run(ready: impl Fn() -> Result<()>) -> Result<()> {
     }
 }
 
+/// A bridge with a link to each host, as in the fabric of a lab.
+fn join(fabric: &Netns, hosts: &[(&Netns, &str)]) -> Result<()> {
+    netns::in_namespace(fabric.fd.as_fd(), || {
+        // Absent where nothing filters bridged frames.
+        drop(std::fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "0"));
+        let mut netlink = Netlink::open()?;
+        netlink.add_bridge("br0")?;
+        netlink.set_mtu("br0", UNDERLAY_MTU)?;
+        for (host, uplink) in hosts {
+            let here = format!("{uplink}-0");
+            netlink.add_veth(&here, uplink)?;
+            netlink.set_mtu(&here, UNDERLAY_MTU)?;
+            netlink.set_master(&here, Some("br0"))?;
+            netlink.set_up(&here)?;
+            netlink.move_link(uplink, host.fd.as_fd())?;
+        }
+        anyhow::Ok(netlink.set_up("br0")?)
+    })?
+}
+
 impl Host {
     fn new(host: Netns, uplink: &str, number: u8) -> Result<Self> {
         let address = |number| Ipv4Addr::new(192, 168, 9, number);
         let (own, remote) = (address(number), address(3 - number));
         let (socket, device) = netns::in_namespace(host.fd.as_fd(), || {
             let mut netlink = Netlink::open()?;
-            netlink.set_mtu(uplink, u32::from(GUEST_MTU) + 100)?;
+            netlink.set_mtu(uplink, UNDERLAY_MTU)?;
             netlink.add_address(uplink, own.into(), 24)?;
             netlink.set_up(uplink)?;
             let addr = SocketAddr::new(own.into(), VXLAN_PORT);
@@ -182,6 +199,7 @@ fn described(frame: &[u8]) -> Option<[u8; tap::VNET_HDR_LEN]> {
     Some(vnet)
 }
 
+const UNDERLAY_MTU: u32 = GUEST_MTU as u32 + 100;
 const VNET: usize = tunnel::VNET_HDR_LEN;
 const OUTER_LEN: usize = 50;
 const HEADROOM: usize = VNET + OUTER_LEN;
