@@ -12,8 +12,9 @@ use weft_sys::{netns, process};
 
 use crate::work::{NotOpened, Place, PortRequest};
 
-/// Frames that may wait for the vswitch in each queue of a TAP: 512 super-frames are 32 MB, and a smaller ring drops bursts.
-const TX_QUEUE_LEN: u32 = 512;
+/// Frames that may wait for the vswitch in each queue of a TAP, the kernel's own default. A guest that floods fills more
+/// than this while the scheduler lets it run; TCP fills no ring, because its own windows are smaller.
+const TX_QUEUE_LEN: u32 = 1000;
 /// Wanted receive buffer of a packet socket.
 const RECEIVE_BUFFER: usize = 8 << 20;
 
