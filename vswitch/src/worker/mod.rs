@@ -1,7 +1,7 @@
 //! A worker: takes bursts of frames from its queues and carries each to its end.
 //!
-//! The path of a frame: [`Worker::round`] -> `receive_*` -> `Datapath::forward` (parse, classify) ->
-//! `Outputs::execute` -> `Outputs::flush`. Run to completion: nothing is left over when a round ends, so every command
+//! The path of a frame: [`Worker::round`] -> `Datapath::carry`: `receive_*`, `forward` (parse, classify,
+//! `Outputs::execute`), `Outputs::flush`. Run to completion: nothing is left over when a round ends, so every command
 //! between two rounds meets a worker at rest. One snapshot of the tables per round.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,25 +10,24 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use weft_packet::{DropReason, Frame, Ingress, Parsed, Vni, parse_into};
-use weft_program::message::{DropReport, DropSource, Ledger, PortKind, Rung};
-use weft_program::{PortId, RemoteId};
+use weft_program::PortId;
+use weft_program::message::{DropReport, Ledger, Rung};
 use weft_sys::epoll::{Epoll, Interest, Waker};
 
-use crate::cache::{CacheCounts, Lookup};
 use crate::counters::{IoCounters, PortCounters};
-use crate::execute::{Flight, Outputs};
-use crate::learn::{Learned, Second};
-use crate::limits::LIMITS;
-use crate::port::{Attached, Rx};
+use crate::learn::Learned;
+use crate::port::Attached;
 use crate::publish::{Publisher, Reader};
-use crate::tables::Tables;
 use crate::underlay::{AttachedUnderlay, Tunnel};
 
+mod datapath;
 pub mod inline;
 pub(crate) mod ports;
 pub mod threads;
 
+pub(crate) use datapath::Origin;
+
+use datapath::{BURST_FRAMES, Datapath, Ready};
 use ports::Port;
 
 /// One worker; it belongs to one thread at a time.
@@ -42,6 +41,11 @@ pub struct Worker {
     /// Queues without a descriptor, asked in each round.
     unpolled: Vec<(PortId, usize)>,
     ready: Vec<Ready>,
+    index: usize,
+    workers: usize,
+    seed: u64,
+    /// The segments, remotes or sockets may be others: there is something to do without a frame.
+    news: bool,
 }
 
 /// What a worker can be told between two rounds.
@@ -100,45 +104,6 @@ pub enum Wake {
     Order,
 }
 
-/// Where a frame came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Origin {
-    Port(PortId),
-    Remote { remote: RemoteId, vni: Vni },
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Ready {
-    Port { id: PortId, queue: usize, failed: bool },
-    Underlay,
-}
-
-/// A frame that was parsed and not classified yet.
-#[derive(Clone)]
-struct Ahead {
-    parsed: Parsed,
-    outcome: Result<(), DropReason>,
-    /// Where the exact cache has it.
-    set: usize,
-}
-
-/// The path of a frame, apart from waiting.
-struct Datapath {
-    lookup: Lookup,
-    learned: Arc<Learned>,
-    outputs: Outputs,
-    inbox: Vec<(Origin, Frame)>,
-    /// Of the frames that are being forwarded.
-    ahead: Vec<Ahead>,
-    /// Version of the tables' segments and remotes that the tunnel knows.
-    endpoints_version: u64,
-    index: usize,
-    workers: usize,
-    seed: u64,
-    /// The segments, remotes or sockets may be others: there is something to do without a frame.
-    news: bool,
-}
-
 impl Worker {
     /// Worker `index` of `workers`; `seed` keys its hash tables.
     pub fn new(
@@ -151,20 +116,10 @@ impl Worker {
     ) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         epoll.add(&*waker, TOKEN_WAKER, Interest::Read)?;
-        let datapath = Datapath {
-            lookup: Lookup::new(seed, &LIMITS),
-            learned,
-            outputs: Outputs::new(),
-            inbox: Vec::with_capacity(BURST_FRAMES),
-            ahead: vec![Ahead { parsed: Parsed::EMPTY, outcome: Ok(()), set: 0 }; AHEAD],
-            endpoints_version: u64::MAX,
-            index,
-            workers,
-            seed,
-            news: false,
-        };
+        let datapath = Datapath::new(seed, learned);
         let (unpolled, ready) = (Vec::new(), Vec::new());
-        Ok(Self { reader: publisher.reader(index), datapath, epoll, waker, polled: 0, unpolled, ready })
+        let (reader, polled, news) = (publisher.reader(index), 0, false);
+        Ok(Self { reader, datapath, epoll, waker, polled, unpolled, ready, index, workers, seed, news })
     }
 
     /// One round without waiting; how many frames came in.
@@ -204,7 +159,7 @@ impl Worker {
 
     /// Carries one burst of each ready queue to its end; how many frames came in.
     pub fn round(&mut self, now: Instant) -> usize {
-        let due = mem::take(&mut self.datapath.news) || self.next_wake().is_some_and(|at| at <= now);
+        let due = mem::take(&mut self.news) || self.next_wake().is_some_and(|at| at <= now);
         if self.ready.is_empty() && !due {
             return 0;
         }
@@ -212,15 +167,7 @@ impl Worker {
         let second = self.datapath.begin(&tables, now);
         let before = self.datapath.outputs.counters.ledger.rx;
         for ready in self.ready.drain(..) {
-            match ready {
-                Ready::Port { id, queue, failed } => self.datapath.receive_port(&tables, id, queue, failed),
-                Ready::Underlay => self.datapath.receive_underlay(now),
-            }
-            let mut inbox = mem::take(&mut self.datapath.inbox);
-            self.datapath.forward(&tables, second, now, &mut inbox);
-            self.datapath.inbox = inbox;
-            self.datapath.outputs.flush();
-            self.datapath.outputs.send_probes(&tables);
+            self.datapath.carry(&tables, second, now, ready);
             if let Ready::Port { id, .. } = ready
                 && let Some(port) = self.datapath.outputs.ports.get(id).filter(|port| port.gone)
             {
@@ -253,7 +200,7 @@ impl Worker {
             }
             Command::AttachUnderlay(underlay) => done(self.attach_underlay(underlay)),
             Command::LookAtTables => {
-                self.datapath.news = true;
+                self.news = true;
                 Reply::Done
             }
             Command::Report => Reply::Report(Box::new(self.datapath.report())),
@@ -276,8 +223,8 @@ impl Worker {
 
     fn attach(&mut self, attached: &Arc<Attached>) -> io::Result<()> {
         let id = attached.device.id;
-        let rx_queues = attached.rx_queues(self.datapath.index, self.datapath.workers);
-        let tx_queue = attached.tx_queue(self.datapath.index);
+        let rx_queues = attached.rx_queues(self.index, self.workers);
+        let tx_queue = attached.tx_queue(self.index);
         let port = Port {
             attached: attached.clone(),
             rx_queues: rx_queues.clone(),
@@ -313,145 +260,21 @@ impl Worker {
     }
 
     fn attach_underlay(&mut self, attached: &Arc<AttachedUnderlay>) -> io::Result<()> {
-        let index = self.datapath.index;
         if let Some(mut former) = self.datapath.outputs.tunnel.take() {
             former.release(&mut self.datapath.outputs.pool);
             if former.rx_fd().is_some_and(|fd| self.epoll.remove(fd).is_ok()) {
                 self.polled -= 1;
             }
         }
-        attached.seed_probes(self.datapath.seed);
-        let tunnel = Tunnel::new(attached.clone(), index);
+        attached.seed_probes(self.seed);
+        let tunnel = Tunnel::new(attached.clone(), self.index);
         if let Some(fd) = tunnel.rx_fd() {
             self.epoll.add(fd, TOKEN_UNDERLAY, Interest::Read)?;
             self.polled += 1;
         }
-        self.datapath.outputs.tunnel = Some(tunnel);
-        self.datapath.endpoints_version = u64::MAX;
-        self.datapath.news = true;
+        self.datapath.set_tunnel(tunnel);
+        self.news = true;
         Ok(())
-    }
-}
-
-impl Datapath {
-    /// What is looked at once per round.
-    fn begin(&mut self, tables: &Tables, now: Instant) -> Second {
-        let stale = self.endpoints_version != tables.endpoints_version();
-        self.endpoints_version = tables.endpoints_version();
-        if let Some(tunnel) = &mut self.outputs.tunnel {
-            tunnel.begin(now);
-            if stale {
-                tunnel.admit(tables, now);
-            }
-        }
-        self.learned.second(now)
-    }
-
-    /// One burst of one queue into the inbox. Nothing passes a dark port, but its queue is kept empty: what a guest sent
-    /// before its policy was there must not come out when it is.
-    fn receive_port(&mut self, tables: &Tables, id: PortId, queue: usize, failed: bool) {
-        let Outputs { ports, pool, counters, .. } = &mut self.outputs;
-        let Some(port) = ports.get_mut(id).filter(|port| !port.gone) else { return };
-        let live = tables.port(id).is_some_and(|config| config.live);
-        let (mut frames, mut bytes) = (0, 0);
-        let expected = port.expected;
-        let mut device = port.attached.queue(queue);
-        while frames < expected && bytes < BURST_BYTES {
-            // Without a buffer the frame stays in the device's queue, where its own counter counts it when it is lost.
-            let Some(mut frame) = pool.take() else { break };
-            counters.io.port_reads += 1;
-            let mut rx = device.receive(&mut frame);
-            if rx == Rx::Frame && !live {
-                rx = Rx::Bad(DropReason::PortDark);
-            }
-            if matches!(rx, Rx::Frame | Rx::Bad(_)) {
-                frames += 1;
-                bytes += frame.len();
-                counters.received(id, frame.len());
-                counters.io.rx_super_frames += u64::from(frame.offload.gso.is_some());
-            }
-            match rx {
-                Rx::Frame => self.inbox.push((Origin::Port(id), frame)),
-                Rx::Bad(reason) => {
-                    counters.dropped(DropSource::Port(id), reason, &Arc::default());
-                    pool.give(frame);
-                }
-                Rx::Empty | Rx::Gone => {
-                    pool.give(frame);
-                    // A TAP reports an error only when it exists no more.
-                    let dead = failed && frames == 0 && port.attached.device.kind == PortKind::Tap;
-                    port.gone |= rx == Rx::Gone || dead;
-                    break;
-                }
-            }
-        }
-        // One who sends a frame at a time costs one read each, not a second one that finds nothing.
-        port.expected = (if frames == expected { frames * 2 } else { frames }).clamp(1, BURST_FRAMES);
-    }
-
-    fn receive_underlay(&mut self, now: Instant) {
-        let Outputs { tunnel, pool, counters, .. } = &mut self.outputs;
-        if let Some(tunnel) = tunnel {
-            tunnel.receive(now, pool, counters, &mut self.inbox);
-        }
-    }
-
-    /// All frames, some at a time: parse each and ask memory for its cache entry, then classify and execute each.
-    fn forward(&mut self, tables: &Tables, second: Second, now: Instant, inbox: &mut Vec<(Origin, Frame)>) {
-        let mut frames = inbox.drain(..);
-        while !frames.as_slice().is_empty() {
-            for (ahead, (origin, frame)) in self.ahead.iter_mut().zip(frames.as_slice()) {
-                ahead.outcome = parse_into(frame.bytes(), origin.ingress(), &mut ahead.parsed);
-                ahead.set = self.lookup.prefetch(&ahead.parsed.key);
-            }
-            for (Ahead { parsed, outcome, set }, (origin, frame)) in self.ahead.iter().zip(frames.by_ref()) {
-                if let Err(reason) = *outcome {
-                    self.outputs.drop(origin.source(), reason, frame);
-                    continue;
-                }
-                let key = &parsed.key;
-                let verdict = self.lookup.classify_in(*set, tables, &self.learned, key, frame.len(), second);
-                self.outputs.execute(Flight { tables, now, key, origin }, verdict, frame);
-            }
-        }
-    }
-
-    fn report(&mut self) -> WorkerReport {
-        self.lookup.flush();
-        let CacheCounts { exact, wildcard, tables, stale, evicted } = self.lookup.counts();
-        let Outputs { counters, ports, tunnel, .. } = &self.outputs;
-        WorkerReport {
-            ledger: counters.ledger,
-            ports: ports.iter().map(|(id, _)| (id, counters.read_port(id))).collect(),
-            gone: ports.iter().filter(|(_, port)| port.gone).map(|(id, _)| id).collect(),
-            drops: counters.drop_rows(),
-            io: counters.io,
-            cache: [
-                ("exact", exact),
-                ("wildcard", wildcard),
-                ("tables", tables),
-                ("stale", stale),
-                ("evicted", evicted),
-            ],
-            rung: tunnel.as_ref().map(Tunnel::rung),
-            rungs_not_taken: tunnel.as_ref().map(Tunnel::rungs_not_taken).unwrap_or_default(),
-        }
-    }
-}
-
-impl Origin {
-    pub(crate) const fn source(self) -> DropSource {
-        match self {
-            Self::Port(id) => DropSource::Port(id),
-            Self::Remote { remote, .. } => DropSource::Remote(remote),
-        }
-    }
-
-    const fn ingress(self) -> Ingress {
-        match self {
-            Self::Port(id) => Ingress { in_port: id.0, remote: 0, vni: 0 },
-            Self::Remote { remote, vni } => Ingress { in_port: 0, remote: remote.0, vni: vni.get() },
-        }
     }
 }
 
@@ -484,17 +307,10 @@ fn forget_queues(epoll: &Epoll, polled: &mut usize, port: &Port) {
 
 const TOKEN_WAKER: u64 = u64::MAX;
 const TOKEN_UNDERLAY: u64 = u64::MAX - 1;
-/// Frames that are parsed before the first of them is classified.
-const AHEAD: usize = 32;
-/// Frames of one port's burst.
-const BURST_FRAMES: usize = 256;
-/// Bytes of one port's burst, so that super-frames stay in the cache and other ports get their turn. A quarter of it costs a
-/// local transfer a tenth, and a ping-pong beside it gains nothing.
-const BURST_BYTES: usize = 256 << 10;
 
 #[cfg(test)]
 mod tests {
-    use weft_program::message::{Offloads, PortDevice, Request, Response};
+    use weft_program::message::{Offloads, PortDevice, PortKind, Request, Response};
 
     use super::*;
     use crate::control::Control;
