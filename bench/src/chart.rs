@@ -15,10 +15,8 @@ pub(crate) fn svg(report: &Report) -> String {
          viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" font-size=\"13\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n"
     );
-    let machine = &report.machine;
-    let title = format!("Linux {}, {} x {}", machine.kernel, machine.processors, machine.processor);
     text(&mut out, 16, 26, "start", "16", "Weft against its goals: medians of ratios, pair by pair");
-    text(&mut out, 16, 46, "start", "12", &title);
+    text(&mut out, 16, 46, "start", "12", &report.machine.to_string());
     for (index, verdict) in verdicts.iter().enumerate() {
         bar(&mut out, TOP + index as u32 * ROW, verdict);
     }

@@ -196,10 +196,9 @@ impl Verdict {
 
 /// The goals as a table in Markdown, with what was measured on and what was skipped.
 pub(crate) fn markdown(report: &Report) -> String {
-    let machine = &report.machine;
     let mut out = format!(
-        "Linux {}, {} x {}; {} s per measurement, rounds repeated for steal: {}.\n\n",
-        machine.kernel, machine.processors, machine.processor, report.seconds, report.repeated
+        "{}; {} s per measurement, rounds repeated for steal: {}.\n\n",
+        report.machine, report.seconds, report.repeated
     );
     out += "| goal | what | ratio | target | median | all rounds | met |\n|---|---|---|---|---|---|---|\n";
     for goal in GOALS {

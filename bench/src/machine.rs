@@ -9,6 +9,8 @@ pub(crate) struct Machine {
     pub(crate) kernel: String,
     pub(crate) processor: String,
     pub(crate) processors: usize,
+    /// What a TCP socket gets that does not ask for another one.
+    pub(crate) congestion_control: String,
 }
 
 /// How busy the machine was during a measurement, in parts of all its processors' time.
@@ -30,7 +32,17 @@ impl Machine {
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo")?;
         let model = cpuinfo.lines().find_map(|l| l.strip_prefix("model name")?.split_once(": "));
         let processor = model.map_or("of unknown model", |(_, name)| name).to_owned();
-        Ok(Self { kernel, processor, processors: std::thread::available_parallelism()?.get() })
+        let processors = std::thread::available_parallelism()?.get();
+        let congestion_control =
+            std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control")?.trim().to_owned();
+        Ok(Self { kernel, processor, processors, congestion_control })
+    }
+}
+
+impl std::fmt::Display for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { kernel, processor, processors, congestion_control } = self;
+        write!(f, "Linux {kernel}, {processors} x {processor}, TCP with {congestion_control}")
     }
 }
 

@@ -91,8 +91,7 @@ impl Report {
 
     /// The table for people.
     pub(crate) fn table(&self) -> String {
-        let Machine { kernel, processor, processors } = &self.machine;
-        let mut out = format!("Linux {kernel}, {processors} x {processor}, {} s per measurement\n", self.seconds);
+        let mut out = format!("{}, {} s per measurement\n", self.machine, self.seconds);
         let repeated = self.repeated;
         let _ = writeln!(out, "rounds repeated for steal: {repeated}; a pair is ratio/machine busy/stolen;");
         out += "switch and tools: who spent how much of all processors' time, the kernel's on their account included\n";
@@ -173,7 +172,12 @@ pub(crate) mod tests {
     pub(crate) fn report(group: &str, name: &'static str, contenders: &[&str], rounds: &[&[f64]]) -> Report {
         let load = Load { busy: 0.9, steal: 0.001, switch: 0.5, tools: 0.4 };
         let sample = |value: &f64| (!value.is_nan()).then_some(Sample { value: *value, load, rung: None });
-        let machine = Machine { kernel: "6.18".to_owned(), processor: "test".to_owned(), processors: 2 };
+        let machine = Machine {
+            kernel: "6.18".to_owned(),
+            processor: "test".to_owned(),
+            processors: 2,
+            congestion_control: "bbr".to_owned(),
+        };
         let mut report = Report::new(machine, 2);
         report.rows.push(Row {
             group: group.to_owned(),
