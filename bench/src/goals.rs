@@ -197,7 +197,7 @@ impl Verdict {
 /// The goals as a table in Markdown, with what was measured on and what was skipped.
 pub(crate) fn markdown(report: &Report) -> String {
     let mut out = format!(
-        "{}; {} s per measurement, rounds repeated for steal: {}.\n\n",
+        "{}; {} s per measurement, rounds repeated for stolen time or shared cores: {}.\n\n",
         report.machine, report.seconds, report.repeated
     );
     out += "| goal | what | ratio | target | median | all rounds | met |\n|---|---|---|---|---|---|---|\n";

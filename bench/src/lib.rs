@@ -16,6 +16,7 @@ mod measure;
 pub mod micro;
 mod numbers;
 mod peers;
+mod processors;
 mod report;
 mod rounds;
 mod standing;

@@ -2,6 +2,9 @@
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use weft_sys::process::cpus;
+
+use crate::processors;
 
 /// What every figure depends on.
 #[derive(Debug, Clone, Serialize)]
@@ -24,6 +27,8 @@ pub(crate) struct Load {
     pub(crate) switch: f64,
     /// Spent by this process and the tools it started, which send, receive and measure.
     pub(crate) tools: f64,
+    /// What all CPUs were worth together right after it, in CPUs; `processors` tells how that is found.
+    pub(crate) worth: f64,
 }
 
 impl Machine {
@@ -56,7 +61,8 @@ pub(crate) fn watch<T>(work: impl FnOnce() -> T) -> Result<(T, Load)> {
     let part = |ticks: u64, earlier: u64| ticks.saturating_sub(earlier) as f64 / load.1;
     let switch = part(processes.switch, processes_before.switch);
     let tools = part(processes.tools, processes_before.tools);
-    Ok((result, Load { switch, tools, ..load.0 }))
+    let worth = processors::together(cpus())?;
+    Ok((result, Load { switch, tools, worth, ..load.0 }))
 }
 
 /// Processor time so far, in ticks of 10 ms.
@@ -97,8 +103,8 @@ impl Processes {
     }
 }
 
-/// From two readings of `/proc/stat` (proc_stat(5): user nice system idle iowait irq softirq steal), without who spent it;
-/// and the ticks in between.
+/// From two readings of `/proc/stat` (proc_stat(5): user nice system idle iowait irq softirq steal), without who spent it
+/// and what CPUs are worth; and the ticks in between.
 fn load(before: &str, after: &str) -> Option<(Load, f64)> {
     let ticks = |text: &str| -> Option<Vec<f64>> {
         let words = text.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
@@ -108,7 +114,10 @@ fn load(before: &str, after: &str) -> Option<(Load, f64)> {
     let spent: Vec<f64> = ticks(after)?.iter().zip(ticks(before)?).map(|(a, b)| a - b).collect();
     let total = spent.iter().sum::<f64>().max(1.0);
     let (idle, steal) = (spent[3] + spent[4], spent[7]);
-    Some((Load { busy: (total - idle - steal) / total, steal: steal / total, switch: 0.0, tools: 0.0 }, total))
+    Some((
+        Load { busy: (total - idle - steal) / total, steal: steal / total, switch: 0.0, tools: 0.0, worth: 0.0 },
+        total,
+    ))
 }
 
 #[cfg(test)]
@@ -120,7 +129,7 @@ mod tests {
         let before = "cpu  100 0 100 1000 0 0 0 10 0 0\ncpu0 1 2 3\n";
         let after = "cpu  150 0 120 1020 5 0 0 15 0 0\n";
         let load = load(before, after).unwrap();
-        assert_eq!(load, (Load { busy: 0.7, steal: 0.05, switch: 0.0, tools: 0.0 }, 100.0));
+        assert_eq!(load, (Load { busy: 0.7, steal: 0.05, switch: 0.0, tools: 0.0, worth: 0.0 }, 100.0));
         assert_eq!(super::load("nothing", after), None);
     }
 

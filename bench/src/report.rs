@@ -20,7 +20,7 @@ pub(crate) struct Report {
     pub(crate) rows: Vec<Row>,
     pub(crate) facts: Vec<Fact>,
     pub(crate) skipped: Vec<String>,
-    /// Rounds repeated because of steal.
+    /// Rounds repeated because the machine was not ours alone.
     pub(crate) repeated: usize,
 }
 
@@ -62,6 +62,8 @@ pub(crate) struct Pair {
     pub(crate) busy: f64,
     /// Stolen time, the worse of both.
     pub(crate) steal: f64,
+    /// What all CPUs were worth, the worse of both.
+    pub(crate) worth: f64,
 }
 
 /// One figure of Weft alone.
@@ -93,7 +95,8 @@ impl Report {
     pub(crate) fn table(&self) -> String {
         let mut out = format!("{}, {} s per measurement\n", self.machine, self.seconds);
         let repeated = self.repeated;
-        let _ = writeln!(out, "rounds repeated for steal: {repeated}; a pair is ratio/machine busy/stolen;");
+        let _ = writeln!(out, "rounds repeated for stolen time or shared cores: {repeated};");
+        out += "a pair is ratio/machine busy/stolen/what all CPUs were worth right after it, in CPUs;\n";
         out += "switch and tools: who spent how much of all processors' time, the kernel's on their account included\n";
         for one in &self.contenders {
             let rung = one.rung.as_ref().map(|rung| format!("rung {rung}; ")).unwrap_or_default();
@@ -126,6 +129,7 @@ impl Row {
                 ratio: mine.value / other.value,
                 busy: f64::midpoint(mine.load.busy, other.load.busy),
                 steal: mine.load.steal.max(other.load.steal),
+                worth: mine.load.worth.min(other.load.worth),
             })
         };
         self.rounds.iter().filter_map(pair).collect()
@@ -155,8 +159,8 @@ impl Row {
             if compared && contender != first && !pairs.is_empty() {
                 let ratios: Vec<f64> = pairs.iter().map(|pair| pair.ratio).collect();
                 let _ = write!(out, "  {first}/{contender} {:.2}  pairs", median(&ratios));
-                for Pair { ratio, busy, steal } in &pairs {
-                    let _ = write!(out, " {ratio:.2}/{:.0}%/{:.1}%", busy * 100.0, steal * 100.0);
+                for Pair { ratio, busy, steal, worth } in &pairs {
+                    let _ = write!(out, " {ratio:.2}/{:.0}%/{:.1}%/{worth:.1}", busy * 100.0, steal * 100.0);
                 }
             }
             out.push('\n');
@@ -170,7 +174,7 @@ pub(crate) mod tests {
 
     /// A report of one figure, a sample per contender and round; `NAN` for none.
     pub(crate) fn report(group: &str, name: &'static str, contenders: &[&str], rounds: &[&[f64]]) -> Report {
-        let load = Load { busy: 0.9, steal: 0.001, switch: 0.5, tools: 0.4 };
+        let load = Load { busy: 0.9, steal: 0.001, switch: 0.5, tools: 0.4, worth: 1.9 };
         let sample = |value: &f64| (!value.is_nan()).then_some(Sample { value: *value, load, rung: None });
         let machine = Machine {
             kernel: "6.18".to_owned(),
@@ -204,6 +208,9 @@ pub(crate) mod tests {
         let report = report("local", "tcp-1", &["weft", "kernel"], &[&[10.0, 5.0], &[9.0, 3.0], &[8.0, 8.0]]);
         let table = report.table();
         assert!(table.contains("  weft          median      9.00  switch 50% tools 40%\n"), "{table}");
-        assert!(table.contains("weft/kernel 2.00  pairs 2.00/90%/0.1% 3.00/90%/0.1% 1.00/90%/0.1%"), "{table}");
+        assert!(
+            table.contains("weft/kernel 2.00  pairs 2.00/90%/0.1%/1.9 3.00/90%/0.1%/1.9 1.00/90%/0.1%/1.9"),
+            "{table}"
+        );
     }
 }

@@ -1,16 +1,21 @@
 //! Interleaved rounds: in each, every contender of a group is measured once, forwards and backwards by turns, so that what
-//! changes slowly on the machine hits all of them alike. A round in which the hypervisor took time away is repeated.
+//! changes slowly on the machine hits all of them alike. A round in which the hypervisor took time away, or let CPUs share a core
+//! that do not always, is repeated.
 
 use anyhow::Result;
+use weft_sys::process::cpus;
 
 use crate::contender::Group;
 use crate::machine;
 use crate::measure::{TESTS, Test};
+use crate::processors;
 use crate::report::{Described, Report, Row, Sample};
 use crate::standing::{Standing, Tools};
 
 /// The largest part of the machine's time that may be stolen during a measurement.
 const STEAL_MAX: f64 = 0.02;
+/// The least that the CPUs may be worth together after a measurement, in parts of the most they were in this run.
+const WORTH_MIN: f64 = 0.8;
 /// Rounds that are repeated at most, all comparisons together.
 const REPEATED_MAX: usize = 20;
 
@@ -71,7 +76,7 @@ fn run_test(
 ) -> Result<Rounds> {
     let mut taking_part: Vec<bool> = standing.iter().map(|s| s.contender.joins(test.name)).collect();
     let mut rounds = Rounds::new();
-    let mut run = 0;
+    let (mut run, mut best) = (0, processors::together(cpus())?.min(cpus() as f64));
     while rounds.len() < effort.rounds {
         eprintln!("{group} {} round {} of {}", test.name, rounds.len() + 1, effort.rounds);
         let mut round = vec![None; standing.len()];
@@ -79,12 +84,13 @@ fn run_test(
         if rounds.len() % 2 == 1 {
             order.reverse();
         }
-        let mut stolen = false;
+        let mut disturbed = false;
         for at in order {
             run += 1;
             let rung = standing[at].rung()?;
             let (values, load) = machine::watch(|| test.run(&standing[at], effort.seconds, run))?;
-            stolen |= load.steal > STEAL_MAX;
+            best = best.max(load.worth.min(cpus() as f64));
+            disturbed |= load.steal > STEAL_MAX || load.worth < WORTH_MIN * best;
             match values {
                 Ok(values) => {
                     let sample = |value| Sample { value, load, rung: rung.clone() };
@@ -96,7 +102,7 @@ fn run_test(
                 }
             }
         }
-        if stolen && report.repeated < REPEATED_MAX {
+        if disturbed && report.repeated < REPEATED_MAX {
             report.repeated += 1;
             continue;
         }
