@@ -197,8 +197,8 @@ impl Verdict {
 /// The goals as a table in Markdown, with what was measured on and what was skipped.
 pub(crate) fn markdown(report: &Report) -> String {
     let mut out = format!(
-        "{}; {} s per measurement, rounds repeated for stolen time or shared cores: {}.\n\n",
-        report.machine, report.seconds, report.repeated
+        "{}; {} s per measurement; for stolen time and shared cores {} rounds repeated, {} s waited.\n\n",
+        report.machine, report.seconds, report.repeated, report.waited_s
     );
     out += "| goal | what | ratio | target | median | all rounds | met |\n|---|---|---|---|---|---|---|\n";
     for goal in GOALS {

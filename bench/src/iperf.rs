@@ -34,9 +34,10 @@ pub(crate) struct Running {
 impl Running {
     /// Starts the server, waits until it listens, starts the client for that many seconds.
     pub(crate) fn start(from: &Place<'_>, to: &Place<'_>, traffic: Traffic, seconds: u32) -> Result<Self> {
+        Command::new("iperf3").arg("--version").output().context(MISSING)?;
         let mut server = command(&["-s", "-1"]);
         let server = server.stdout(Stdio::null()).stderr(Stdio::null());
-        let server = netns::in_namespace(to.netns, || server.spawn())?.context(MISSING)?;
+        let server = netns::in_namespace(to.netns, || server.spawn())?.context(NO_SESSION)?;
         let mut running = Self { traffic, server, client: None };
         wait_for_listener(to.netns)?;
         let (address, seconds, length) = (to.address.to_string(), seconds.to_string(), DATAGRAM_LEN.to_string());
@@ -49,7 +50,7 @@ impl Running {
         }
         let mut client = command(&words);
         let client = client.stdout(Stdio::piped()).stderr(Stdio::null());
-        running.client = Some(netns::in_namespace(from.netns, || client.spawn())?.context(MISSING)?);
+        running.client = Some(netns::in_namespace(from.netns, || client.spawn())?.context(NO_SESSION)?);
         Ok(running)
     }
 
@@ -76,9 +77,11 @@ pub(crate) fn run(from: &Place<'_>, to: &Place<'_>, traffic: Traffic, seconds: u
     Running::start(from, to, traffic, seconds)?.finish()
 }
 
+/// In a session of its own: the kernel shares CPUs between sessions first (`CONFIG_SCHED_AUTOGROUP`), and guests are no more
+/// one with each other than with a switch.
 fn command(words: &[&str]) -> Command {
-    let mut command = Command::new("iperf3");
-    command.args(words).stdin(Stdio::null());
+    let mut command = Command::new("setsid");
+    command.arg("iperf3").args(words).stdin(Stdio::null());
     command
 }
 
@@ -128,6 +131,7 @@ fn listens(table: &str, port: u16) -> bool {
 
 const PORT: u16 = 5201;
 const MISSING: &str = "cannot start iperf3: apt-get install iperf3";
+const NO_SESSION: &str = "cannot start setsid: apt-get install util-linux";
 
 #[cfg(test)]
 mod tests {

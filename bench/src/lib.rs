@@ -17,6 +17,7 @@ pub mod micro;
 mod numbers;
 mod peers;
 mod processors;
+mod quiet;
 mod report;
 mod rounds;
 mod standing;
@@ -32,6 +33,7 @@ use weft_sys::process::{Capability, holds};
 
 use machine::Machine;
 use peers::Scripts;
+use quiet::Quiet;
 use report::Report;
 use rounds::Effort;
 use standing::Tools;
@@ -95,6 +97,7 @@ pub fn run(args: &Args, again: &[&str]) -> Result<()> {
 
 fn measure_all(args: &Args, tools: &Tools) -> Result<Report> {
     let mut report = Report::new(Machine::this()?, args.seconds);
+    let mut quiet = Quiet::new();
     let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|o| o == name);
     let effort = Effort {
         rounds: args.rounds,
@@ -103,8 +106,9 @@ fn measure_all(args: &Args, tools: &Tools) -> Result<Report> {
         contenders: args.contenders.clone(),
     };
     for group in contender::groups().iter().filter(|group| wanted(group.name)) {
-        rounds::run_group(group, tools, &effort, &mut report)?;
+        rounds::run_group(group, tools, &effort, &mut quiet, &mut report)?;
     }
+    (report.repeated, report.waited_s) = quiet.so_far();
     if wanted("lab") {
         report.facts.extend(lab::facts(&tools.weft, args.rounds)?);
     }

@@ -2,9 +2,8 @@
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-use weft_sys::process::cpus;
 
-use crate::processors;
+use crate::processors::Processors;
 
 /// What every figure depends on.
 #[derive(Debug, Clone, Serialize)]
@@ -27,7 +26,7 @@ pub(crate) struct Load {
     pub(crate) switch: f64,
     /// Spent by this process and the tools it started, which send, receive and measure.
     pub(crate) tools: f64,
-    /// What all CPUs were worth together right after it, in CPUs; `processors` tells how that is found.
+    /// What all CPUs were worth right after it, in CPUs at their best.
     pub(crate) worth: f64,
 }
 
@@ -52,7 +51,7 @@ impl std::fmt::Display for Machine {
 }
 
 /// Does `work` and tells how busy the machine was meanwhile.
-pub(crate) fn watch<T>(work: impl FnOnce() -> T) -> Result<(T, Load)> {
+pub(crate) fn watch<T>(processors: &mut Processors, work: impl FnOnce() -> T) -> Result<(T, Load)> {
     let read = || std::fs::read_to_string("/proc/stat").context("cannot read /proc/stat");
     let (processes_before, before) = (Processes::now()?, read()?);
     let result = work();
@@ -61,7 +60,7 @@ pub(crate) fn watch<T>(work: impl FnOnce() -> T) -> Result<(T, Load)> {
     let part = |ticks: u64, earlier: u64| ticks.saturating_sub(earlier) as f64 / load.1;
     let switch = part(processes.switch, processes_before.switch);
     let tools = part(processes.tools, processes_before.tools);
-    let worth = processors::together(cpus())?;
+    let worth = processors.worth()?;
     Ok((result, Load { switch, tools, worth, ..load.0 }))
 }
 

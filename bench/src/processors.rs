@@ -1,5 +1,5 @@
-//! What the machine's CPUs are worth together. Two virtual CPUs may be two threads of one core, or share one with a neighbour
-//! for some seconds, and no stolen time tells.
+//! What the machine's CPUs are worth at the moment. Virtual CPUs may share a core with each other or with a neighbour, for
+//! seconds or minutes, and no stolen time tells.
 
 use std::hint::black_box;
 use std::ops::Range;
@@ -10,11 +10,32 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 use weft_sys::process::pin_to_cpu;
 
-/// Arithmetic that the first `count` CPUs do at once, in times of what one of them does alone, on the mean. Takes
-/// `count + 1` windows of 20 ms.
-pub(crate) fn together(count: usize) -> Result<f64> {
-    let alone = (0..count).map(|cpu| rate(cpu..cpu + 1)).sum::<Result<f64>>()?;
-    Ok(rate(0..count)? * count as f64 / alone)
+/// The first CPUs of the machine, and what was seen of them.
+#[derive(Debug)]
+pub(crate) struct Processors {
+    count: usize,
+    /// Steps per second that one of them did alone in its best moment.
+    best: f64,
+}
+
+impl Processors {
+    /// The first `count` of those that this process may run on.
+    pub(crate) const fn new(count: usize) -> Self {
+        Self { count, best: 0.0 }
+    }
+
+    /// How many CPUs there are.
+    pub(crate) const fn count(&self) -> usize {
+        self.count
+    }
+
+    /// What they do at once, in times of what one did alone in the best moment so far. Takes `count + 1` windows of 20 ms.
+    pub(crate) fn worth(&mut self) -> Result<f64> {
+        for cpu in 0..self.count {
+            self.best = self.best.max(rate(cpu..cpu + 1)?);
+        }
+        Ok(rate(0..self.count)? / self.best)
+    }
 }
 
 /// Steps per second of these CPUs, all at once.
@@ -27,7 +48,10 @@ fn rate(cpus: Range<usize>) -> Result<f64> {
         let (start, mut steps) = (Instant::now(), 0_u32);
         let mut chains = [1, 2, 3, 4, 5, 6, 7, 8];
         while start.elapsed() < WINDOW {
-            (0..1_000).for_each(|_| step(black_box(&mut chains)));
+            for _ in 0..1_000 {
+                step(&mut chains);
+            }
+            black_box(&mut chains);
             steps += 1;
         }
         Ok(f64::from(steps) / start.elapsed().as_secs_f64())
@@ -39,7 +63,8 @@ fn rate(cpus: Range<usize>) -> Result<f64> {
     })
 }
 
-/// Eight chains that wait for nothing but themselves: enough to fill a core, so that a second thread on it shows.
+/// Eight chains in registers that wait for nothing but themselves: enough to fill a core, so that a second thread on it shows.
+#[inline]
 fn step(chains: &mut [u64; 8]) {
     for chain in chains {
         *chain = chain.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -54,8 +79,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_cpu_is_worth_about_itself() {
-        let worth = together(1).unwrap();
+    fn what_a_cpu_is_worth_is_told_by_its_best_moment() {
+        let mut processors = Processors::new(1);
+        let worth = processors.worth().unwrap();
         assert!(worth > 0.0 && worth.is_finite(), "{worth}");
+        processors.best *= 1000.0;
+        assert!(processors.worth().unwrap() < worth);
     }
 }

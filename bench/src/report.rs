@@ -22,6 +22,8 @@ pub(crate) struct Report {
     pub(crate) skipped: Vec<String>,
     /// Rounds repeated because the machine was not ours alone.
     pub(crate) repeated: usize,
+    /// Seconds waited until it was.
+    pub(crate) waited_s: u64,
 }
 
 /// What a contender was when it was measured.
@@ -78,7 +80,7 @@ pub(crate) struct Fact {
 impl Report {
     pub(crate) fn new(machine: Machine, seconds: u32) -> Self {
         let (contenders, rows, facts, skipped) = Default::default();
-        Self { machine, seconds, contenders, rows, facts, skipped, repeated: 0 }
+        Self { machine, seconds, contenders, rows, facts, skipped, repeated: 0, waited_s: 0 }
     }
 
     /// Notes what was not measured, and why, on one line.
@@ -94,8 +96,8 @@ impl Report {
     /// The table for people.
     pub(crate) fn table(&self) -> String {
         let mut out = format!("{}, {} s per measurement\n", self.machine, self.seconds);
-        let repeated = self.repeated;
-        let _ = writeln!(out, "rounds repeated for stolen time or shared cores: {repeated};");
+        let Self { repeated, waited_s, .. } = self;
+        let _ = writeln!(out, "for stolen time and shared cores {repeated} rounds repeated, {waited_s} s waited;");
         out += "a pair is ratio/machine busy/stolen/what all CPUs were worth right after it, in CPUs;\n";
         out += "switch and tools: who spent how much of all processors' time, the kernel's on their account included\n";
         for one in &self.contenders {

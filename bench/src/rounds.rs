@@ -1,23 +1,14 @@
 //! Interleaved rounds: in each, every contender of a group is measured once, forwards and backwards by turns, so that what
-//! changes slowly on the machine hits all of them alike. A round in which the hypervisor took time away, or let CPUs share a core
-//! that do not always, is repeated.
+//! changes slowly on the machine hits all of them alike. A round in which it was not quiet is repeated.
 
 use anyhow::Result;
-use weft_sys::process::cpus;
 
 use crate::contender::Group;
 use crate::machine;
 use crate::measure::{TESTS, Test};
-use crate::processors;
+use crate::quiet::Quiet;
 use crate::report::{Described, Report, Row, Sample};
 use crate::standing::{Standing, Tools};
-
-/// The largest part of the machine's time that may be stolen during a measurement.
-const STEAL_MAX: f64 = 0.02;
-/// The least that the CPUs may be worth together after a measurement, in parts of the most they were in this run.
-const WORTH_MIN: f64 = 0.8;
-/// Rounds that are repeated at most, all comparisons together.
-const REPEATED_MAX: usize = 20;
 
 /// How much is measured.
 #[derive(Debug, Clone)]
@@ -31,7 +22,13 @@ pub(crate) struct Effort {
 }
 
 /// Builds every contender of the group, lets them take turns, takes them down.
-pub(crate) fn run_group(group: &Group, tools: &Tools, effort: &Effort, report: &mut Report) -> Result<()> {
+pub(crate) fn run_group(
+    group: &Group,
+    tools: &Tools,
+    effort: &Effort,
+    quiet: &mut Quiet,
+    report: &mut Report,
+) -> Result<()> {
     let mut standing: Vec<Standing<'_>> = Vec::new();
     let wanted = |name: &String| effort.contenders.is_empty() || effort.contenders.contains(name);
     for contender in group.contenders.iter().filter(|c| wanted(&c.name)) {
@@ -50,7 +47,7 @@ pub(crate) fn run_group(group: &Group, tools: &Tools, effort: &Effort, report: &
     }
     let names: Vec<String> = standing.iter().map(|s| s.contender.name.clone()).collect();
     for test in TESTS.iter().filter(|t| effort.tests.is_empty() || effort.tests.iter().any(|name| name == t.name)) {
-        let rounds = run_test(group.name, test, &standing, effort, report)?;
+        let rounds = run_test(group.name, test, &standing, effort, quiet, report)?;
         report.rows.extend(test.figures.iter().enumerate().map(|(index, figure)| {
             let sample = |samples: &Option<Vec<Sample>>| samples.as_ref().map(|s| s[index].clone());
             Row {
@@ -72,11 +69,12 @@ fn run_test(
     test: &Test,
     standing: &[Standing<'_>],
     effort: &Effort,
+    quiet: &mut Quiet,
     report: &mut Report,
 ) -> Result<Rounds> {
     let mut taking_part: Vec<bool> = standing.iter().map(|s| s.contender.joins(test.name)).collect();
     let mut rounds = Rounds::new();
-    let (mut run, mut best) = (0, processors::together(cpus())?.min(cpus() as f64));
+    let mut run = 0;
     while rounds.len() < effort.rounds {
         eprintln!("{group} {} round {} of {}", test.name, rounds.len() + 1, effort.rounds);
         let mut round = vec![None; standing.len()];
@@ -84,13 +82,14 @@ fn run_test(
         if rounds.len() % 2 == 1 {
             order.reverse();
         }
+        quiet.wait()?;
         let mut disturbed = false;
         for at in order {
             run += 1;
             let rung = standing[at].rung()?;
-            let (values, load) = machine::watch(|| test.run(&standing[at], effort.seconds, run))?;
-            best = best.max(load.worth.min(cpus() as f64));
-            disturbed |= load.steal > STEAL_MAX || load.worth < WORTH_MIN * best;
+            let (values, load) =
+                machine::watch(&mut quiet.processors, || test.run(&standing[at], effort.seconds, run))?;
+            disturbed |= quiet.disturbed(&load);
             match values {
                 Ok(values) => {
                     let sample = |value| Sample { value, load, rung: rung.clone() };
@@ -102,8 +101,8 @@ fn run_test(
                 }
             }
         }
-        if disturbed && report.repeated < REPEATED_MAX {
-            report.repeated += 1;
+        if disturbed {
+            quiet.repeat();
             continue;
         }
         rounds.push(round);

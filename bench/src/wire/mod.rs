@@ -1,6 +1,6 @@
 //! Bare wires: what any userspace between two TAPs has to pay, and no switch. They show the ceiling.
 //!
-//! A wire is a process of its own, as a vswitch is. It ends, with all it made, when its standard input closes: nothing
+//! A wire is a process in a session of its own, as a vswitch is. It ends, with all it made, when its standard input closes: nothing
 //! stays behind when the benchmark is interrupted.
 
 mod local;
@@ -43,6 +43,8 @@ impl Wire {
 
 /// Builds the wire, says `ready` on standard output, and carries frames until standard input closes.
 pub(crate) fn run(wire: Wire) -> Result<()> {
+    // Refused to one who leads a group, which whoever started it by hand does.
+    let _session = rustix::process::setsid();
     let ready = || {
         let mut out = std::io::stdout();
         writeln!(out, "ready").and_then(|()| out.flush()).context("cannot say that the wire is ready")

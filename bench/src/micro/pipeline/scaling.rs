@@ -12,7 +12,7 @@ use super::lane::{Bench, Lane, Sink, Source};
 use super::local;
 use crate::micro::row::{Figure, Row};
 use crate::numbers::median;
-use crate::processors::together;
+use crate::processors::Processors;
 
 const WORKERS: usize = 2;
 const FLOWS: u32 = 1_000;
@@ -48,12 +48,13 @@ pub(in crate::micro) fn rows() -> Result<Vec<Row>> {
         lane.warm_up(|| worker.step(now))?;
     }
     let good = |pairs: &[Pair]| pairs.iter().filter(|pair| pair.worth >= WORTH_MIN).count();
-    let (mut pairs, mut worth) = (Vec::new(), together(WORKERS)?);
+    let mut processors = Processors::new(WORKERS);
+    let (mut pairs, mut worth) = (Vec::new(), processors.worth()?);
     while pairs.len() < PAIRS_MAX && good(&pairs) < PAIRS {
         let before = worth;
         let one = rate(&mut workers[..1], &mut lanes[..1], now)?;
         let two = rate(&mut workers, &mut lanes, now)?;
-        worth = together(WORKERS)?;
+        worth = processors.worth()?;
         pairs.push(Pair { one, two, worth: worth.min(before) });
     }
     bench.vswitch.fleet.workers = workers;

@@ -1,0 +1,83 @@
+//! Whether the machine is quiet enough to be measured on: nothing of it stolen, and its CPUs worth what they were at their best.
+
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Result;
+use weft_sys::process::cpus;
+
+use crate::machine::Load;
+use crate::processors::Processors;
+
+/// The largest part of the machine's time that may be stolen during a measurement.
+const STEAL_MAX: f64 = 0.02;
+/// The least that a CPU may be worth, in parts of one at its best.
+const WORTH_MIN: f64 = 0.8;
+/// How long a run waits at most, all rounds together, and for how long at a time.
+const WAIT_MAX: Duration = Duration::from_secs(300);
+const WAIT: Duration = Duration::from_secs(1);
+/// Rounds that a run repeats at most, all comparisons together.
+const REPEATED_MAX: usize = 20;
+
+/// What a run may still wait and repeat.
+#[derive(Debug)]
+pub(crate) struct Quiet {
+    pub(crate) processors: Processors,
+    waited: Duration,
+    repeated: usize,
+}
+
+impl Quiet {
+    /// Of all CPUs that this process may run on.
+    pub(crate) fn new() -> Self {
+        Self { processors: Processors::new(cpus()), waited: Duration::ZERO, repeated: 0 }
+    }
+
+    /// Waits for a quiet moment, as long as the run may.
+    pub(crate) fn wait(&mut self) -> Result<()> {
+        loop {
+            let worth = self.processors.worth()?;
+            if self.enough(worth) || self.waited >= WAIT_MAX {
+                return Ok(());
+            }
+            thread::sleep(WAIT);
+            self.waited += WAIT;
+        }
+    }
+
+    /// Whether a round is to be repeated after this load, if the run still may.
+    pub(crate) fn disturbed(&self, load: &Load) -> bool {
+        self.repeated < REPEATED_MAX && (load.steal > STEAL_MAX || !self.enough(load.worth))
+    }
+
+    /// Takes note of a round that is repeated.
+    pub(crate) const fn repeat(&mut self) {
+        self.repeated += 1;
+    }
+
+    /// Rounds repeated so far, and seconds waited.
+    pub(crate) const fn so_far(&self) -> (usize, u64) {
+        (self.repeated, self.waited.as_secs())
+    }
+
+    fn enough(&self, worth: f64) -> bool {
+        worth >= WORTH_MIN * self.processors.count() as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_is_repeated_for_stolen_time_and_for_weak_cpus_but_not_for_ever() {
+        let mut quiet = Quiet { processors: Processors::new(2), ..Quiet::new() };
+        let load = |steal, worth| Load { busy: 1.0, steal, switch: 0.5, tools: 0.5, worth };
+        assert!(!quiet.disturbed(&load(0.02, 1.6)));
+        assert!(quiet.disturbed(&load(0.03, 1.9)));
+        assert!(quiet.disturbed(&load(0.0, 1.5)));
+        (0..REPEATED_MAX).for_each(|_| quiet.repeat());
+        assert!(!quiet.disturbed(&load(0.0, 1.0)));
+        assert_eq!(quiet.so_far(), (REPEATED_MAX, 0));
+    }
+}
