@@ -11,7 +11,7 @@ use crate::processors::Processors;
 
 /// The largest part of the machine's time that may be stolen during a measurement.
 const STEAL_MAX: f64 = 0.02;
-/// The least that a CPU may be worth, in parts of one at its best.
+/// The least that all CPUs may be worth, in parts of the most that they were in this run.
 const WORTH_MIN: f64 = 0.8;
 /// How long a run waits at most, all rounds together, and for how long at a time.
 const WAIT_MAX: Duration = Duration::from_secs(300);
@@ -23,6 +23,8 @@ const REPEATED_MAX: usize = 20;
 #[derive(Debug)]
 pub(crate) struct Quiet {
     pub(crate) processors: Processors,
+    /// The most that they were worth so far; never more than there are.
+    best: f64,
     waited: Duration,
     repeated: usize,
 }
@@ -30,7 +32,7 @@ pub(crate) struct Quiet {
 impl Quiet {
     /// Of all CPUs that this process may run on.
     pub(crate) fn new() -> Self {
-        Self { processors: Processors::new(cpus()), waited: Duration::ZERO, repeated: 0 }
+        Self { processors: Processors::new(cpus()), best: 0.0, waited: Duration::ZERO, repeated: 0 }
     }
 
     /// Waits for a quiet moment, as long as the run may.
@@ -46,8 +48,9 @@ impl Quiet {
     }
 
     /// Whether a round is to be repeated after this load, if the run still may.
-    pub(crate) fn disturbed(&self, load: &Load) -> bool {
-        self.repeated < REPEATED_MAX && (load.steal > STEAL_MAX || !self.enough(load.worth))
+    pub(crate) fn disturbed(&mut self, load: &Load) -> bool {
+        let enough = self.enough(load.worth);
+        self.repeated < REPEATED_MAX && (load.steal > STEAL_MAX || !enough)
     }
 
     /// Takes note of a round that is repeated.
@@ -60,8 +63,10 @@ impl Quiet {
         (self.repeated, self.waited.as_secs())
     }
 
-    fn enough(&self, worth: f64) -> bool {
-        worth >= WORTH_MIN * self.processors.count() as f64
+    /// Two threads of a core are never worth two; that is no reason to wait where all CPUs are such.
+    fn enough(&mut self, worth: f64) -> bool {
+        self.best = self.best.max(worth).min(self.processors.count() as f64);
+        worth >= WORTH_MIN * self.best
     }
 }
 
@@ -73,7 +78,9 @@ mod tests {
     fn a_round_is_repeated_for_stolen_time_and_for_weak_cpus_but_not_for_ever() {
         let mut quiet = Quiet { processors: Processors::new(2), ..Quiet::new() };
         let load = |steal, worth| Load { busy: 1.0, steal, switch: 0.5, tools: 0.5, worth };
-        assert!(!quiet.disturbed(&load(0.02, 1.6)));
+        assert!(!quiet.disturbed(&load(0.02, 1.2)), "nothing better was seen");
+        assert!(!quiet.disturbed(&load(0.0, 2.4)), "one CPU alone had been disturbed");
+        assert!(!quiet.disturbed(&load(0.0, 1.6)));
         assert!(quiet.disturbed(&load(0.03, 1.9)));
         assert!(quiet.disturbed(&load(0.0, 1.5)));
         (0..REPEATED_MAX).for_each(|_| quiet.repeat());

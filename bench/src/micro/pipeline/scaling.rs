@@ -49,6 +49,8 @@ pub(in crate::micro) fn rows() -> Result<Vec<Row>> {
     }
     let good = |pairs: &[Pair]| pairs.iter().filter(|pair| pair.worth >= WORTH_MIN).count();
     let mut processors = Processors::new(WORKERS);
+    // Each is asked once what it does alone, before anything is judged by it.
+    processors.worth()?;
     let (mut pairs, mut worth) = (Vec::new(), processors.worth()?);
     while pairs.len() < PAIRS_MAX && good(&pairs) < PAIRS {
         let before = worth;
