@@ -2,6 +2,7 @@
 //! traffic goes on.
 
 use weft_tests::lab::{Lab, Setup, program, topology};
+use weft_tests::may_run;
 use weft_tests::traffic::{source, tcp};
 
 weft_tests::on_every_rung!(promise_3_and_8_garbage_is_counted_and_harms_nobody);
@@ -31,6 +32,32 @@ fn promise_3_and_8_garbage_is_counted_and_harms_nobody(setup: Setup) {
     }
     assert_eq!(self::processes(&lab), processes, "the same processes are there");
     lab.exec("a", &["ping", "-c1", "-W2", "10.9.0.2"]);
+}
+
+/// What the device of a guest drops before the vswitch sees it is in no ledger: its own counter says so, by port.
+#[test]
+fn what_a_guest_loses_in_its_own_queue_is_told() {
+    if !may_run() {
+        return;
+    }
+    let lab = Lab::up(&topology("two-hosts.yaml"), Setup::DEFAULT);
+    lab.until_ping("a", "10.9.0.3");
+    let lost = |lab: &Lab| -> u64 {
+        let report = lab.json(&["drops", "h1"]);
+        let rows = report[0]["device_drops"].as_array().expect("`weft drops -o json` has what devices lost").clone();
+        let of_a = |row: &&serde_json::Value| row["port"] == "red/a" && row["counter"] == "tx_dropped";
+        rows.iter().find(of_a).map_or(0, |row| row["frames"].as_u64().expect("a number of frames"))
+    };
+    assert_eq!(lost(&lab), 0);
+    lab.exec("a", &["ip", "link", "set", "eth0", "txqueuelen", "1"]);
+    // Each goes to the queue as 21 fragments in one go.
+    source(&lab, "a", &["udp-source", "10.9.0.3:9", "30000", "2000"]);
+    let link: serde_json::Value =
+        serde_json::from_str(&lab.exec("a", &["ip", "-s", "-j", "link", "show", "eth0"])).expect("`ip -j` prints JSON");
+    let counted = link[0]["stats64"]["tx"]["dropped"].as_u64().expect("a number of frames");
+    assert!(counted > 0, "42,000 fragments went through a queue of one");
+    assert!(lost(&lab) >= counted, "`weft drops` tells what was lost so far");
+    assert!(lab.assert_ledgers() > 0);
 }
 
 /// Process ids of the lab, each with bounded memory.

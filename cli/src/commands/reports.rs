@@ -20,8 +20,21 @@ pub struct HostDrops {
     pub host: String,
     /// Drops, by reason and port.
     pub drops: Vec<DropReport>,
+    /// What the ports' devices lost by their own counters, before or behind the vswitch.
+    pub device_drops: Vec<DeviceDrops>,
     /// The balance of frames.
     pub ledger: LedgerReport,
+}
+
+/// Frames that a port's device lost.
+#[derive(Debug, Serialize)]
+pub struct DeviceDrops {
+    /// The port, as `red/a`.
+    pub port: String,
+    /// The device's counter.
+    pub counter: String,
+    /// How many frames.
+    pub frames: u64,
 }
 
 /// `weft status`.
@@ -96,10 +109,17 @@ pub fn drops(client: &Client, printer: &Printer, host: Option<&str>) -> Result<(
 pub async fn read_drops(client: &Client, host: Option<&str>) -> Result<Vec<HostDrops>> {
     let mut reports = Vec::new();
     for (host, drops) in each_host::<Vec<DropReport>>(client, host, "drops").await? {
+        let ports: Vec<PortReport> = client.get(&host_path(&host, "ports")).await?;
+        let device_drops = ports.into_iter().flat_map(device_drops).collect();
         let ledger = client.get(&host_path(&host, "ledger")).await?;
-        reports.push(HostDrops { host, drops, ledger });
+        reports.push(HostDrops { host, drops, device_drops, ledger });
     }
     Ok(reports)
+}
+
+fn device_drops(port: PortReport) -> impl Iterator<Item = DeviceDrops> {
+    let lost = port.device_drops.into_iter().filter(|counter| counter.count > 0);
+    lost.map(move |counter| DeviceDrops { port: port.name.clone(), counter: counter.name, frames: counter.count })
 }
 
 fn host_path(host: &str, what: &str) -> String {
@@ -230,7 +250,12 @@ fn drops_text(reports: &[HostDrops], printer: &Printer) -> String {
         let frames = drop.frames.to_string();
         [report.host.clone(), drop.reason.clone(), from, owner.to_owned(), frames, drop.explanation.trim().to_owned()]
     });
-    let mut text = printer.table(&["HOST", "REASON", "FROM", "RULE OF", "FRAMES", "WHAT IT MEANS"], rows);
+    let lost = reports.iter().flat_map(|r| r.device_drops.iter().map(move |d| (r, d))).map(|(report, lost)| {
+        let DeviceDrops { port, counter, frames } = lost;
+        let meaning = device_drops_meaning(counter).to_owned();
+        [report.host.clone(), counter.clone(), port.clone(), "-".to_owned(), frames.to_string(), meaning]
+    });
+    let mut text = printer.table(&["HOST", "REASON", "FROM", "RULE OF", "FRAMES", "WHAT IT MEANS"], rows.chain(lost));
     text.push('\n');
     for report in reports {
         text += &format!("\n{}", ledger_line(report, printer));
@@ -240,6 +265,14 @@ fn drops_text(reports: &[HostDrops], printer: &Printer) -> String {
         }
     }
     text
+}
+
+fn device_drops_meaning(counter: &str) -> &'static str {
+    match counter {
+        "tx_dropped" => "The device's queue was full: the guest sends faster than it is read. Not in the ledger.",
+        "packet_socket" => "The packet socket was full: frames come faster than it is read. Not in the ledger.",
+        _ => "Lost by the device, by its own counter. Not in the ledger.",
+    }
 }
 
 /// `h1: ledger balances: 12 rx + 1 originated + ... = ...`, leaving out what is zero.
@@ -260,6 +293,8 @@ fn ledger_line(report: &HostDrops, printer: &Printer) -> String {
 
 #[cfg(test)]
 mod tests {
+    use weft_api::report::CounterReport;
+
     use super::*;
     use crate::args::{Cli, Command};
     use clap::Parser;
@@ -274,11 +309,24 @@ mod tests {
     fn the_ledger_line_says_whether_it_balances() {
         let total = LedgerRow { rx: 5, tx: 3, dropped: 1, ..LedgerRow::default() };
         let ledger = LedgerReport { total, imbalance: 1, ..LedgerReport::default() };
-        let mut report = HostDrops { host: "h1".into(), drops: Vec::new(), ledger };
+        let mut report = HostDrops { host: "h1".into(), drops: Vec::new(), device_drops: Vec::new(), ledger };
         let line = ledger_line(&report, &printer());
         assert_eq!(line, "h1: the ledger DOES NOT BALANCE, 1 frames are missing: 5 rx = 3 tx + 1 dropped");
         report.ledger.imbalance = 0;
         assert!(ledger_line(&report, &printer()).contains("the ledger balances"));
+    }
+
+    #[test]
+    fn what_a_device_lost_is_told_beside_the_drops() {
+        let counter = |name: &str, count| CounterReport { name: name.into(), count };
+        let counters = vec![counter("packet_socket", 0), counter("tx_dropped", 58_571)];
+        let port = PortReport { name: "red/a".into(), device_drops: counters, ..PortReport::default() };
+        let device_drops = device_drops(port).collect();
+        let (drops, ledger) = Default::default();
+        let text = drops_text(&[HostDrops { host: "h1".into(), drops, device_drops, ledger }], &printer());
+        let line = text.lines().find(|line| line.contains("red/a")).unwrap();
+        assert!(line.starts_with("h1    tx_dropped  red/a  -        58571   The device's queue was full"), "{text}");
+        assert!(!text.contains("packet_socket"), "{text}");
     }
 
     #[test]
