@@ -39,13 +39,30 @@ impl Processors {
     }
 }
 
-/// Steps per second of these CPUs, all at once.
-fn rate(cpus: Range<usize>) -> Result<f64> {
-    let barrier = Barrier::new(cpus.len());
-    let run = |cpu| -> Result<f64> {
+/// The sum of what `run` gives for each of these, all at once, each in a thread on a CPU of its own from `first` on.
+pub(crate) fn at_once<T: Send>(
+    first: usize,
+    all: impl ExactSizeIterator<Item = T>,
+    run: impl Fn(T) -> f64 + Sync,
+) -> Result<f64> {
+    let barrier = Barrier::new(all.len());
+    let on = |cpu, one| -> Result<f64> {
         let pinned = pin_to_cpu(cpu);
+        // Whoever could not be pinned is waited for too.
         barrier.wait();
         pinned?;
+        Ok(run(one))
+    };
+    let on = &on;
+    thread::scope(|scope| {
+        let threads: Vec<_> = all.zip(first..).map(|(one, cpu)| scope.spawn(move || on(cpu, one))).collect();
+        threads.into_iter().map(|t| t.join().map_err(|_| anyhow!("a measured thread panicked"))?).sum()
+    })
+}
+
+/// Steps per second of these CPUs, all at once.
+fn rate(cpus: Range<usize>) -> Result<f64> {
+    at_once(cpus.start, cpus, |_| {
         let (start, mut steps) = (Instant::now(), 0_u32);
         let mut chains = [1, 2, 3, 4, 5, 6, 7, 8];
         while start.elapsed() < WINDOW {
@@ -55,12 +72,7 @@ fn rate(cpus: Range<usize>) -> Result<f64> {
             black_box(&mut chains);
             steps += 1;
         }
-        Ok(f64::from(steps) / start.elapsed().as_secs_f64())
-    };
-    let run = &run;
-    thread::scope(|scope| {
-        let threads: Vec<_> = cpus.map(|cpu| scope.spawn(move || run(cpu))).collect();
-        threads.into_iter().map(|t| t.join().map_err(|_| anyhow!("a thread of plain arithmetic panicked"))?).sum()
+        f64::from(steps) / start.elapsed().as_secs_f64()
     })
 }
 

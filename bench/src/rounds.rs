@@ -89,7 +89,7 @@ fn run_test(
             let rung = standing[at].rung()?;
             let (values, load) =
                 machine::watch(&mut quiet.processors, || test.run(&standing[at], effort.seconds, run))?;
-            disturbed |= quiet.disturbed(&load);
+            disturbed = quiet.disturbed(&load);
             match values {
                 Ok(values) => {
                     let sample = |value| Sample { value, load, rung: rung.clone() };
@@ -99,6 +99,9 @@ fn run_test(
                     taking_part[at] = false;
                     report.skip(format!("{group} {why:#}"));
                 }
+            }
+            if disturbed {
+                break;
             }
         }
         if disturbed {

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use weft_packet::checksum::checksum;
 use weft_packet::{Field, MacAddr, Vni};
+use weft_program::message::{Offloads, PortDevice, PortKind};
 use weft_program::{
     Action, Bundle, DomainId, Fdb, FdbKey, Instruction, Location, Match, Miss, Op, PortConfig, PortId, Remote,
     RemoteId, RemoteKind, Rule, RuleKey, Segment, SegmentId, TableId,
@@ -33,6 +34,12 @@ pub(super) fn remote_addr() -> IpAddr {
 /// A rule per port, and the receiver's address pinned to its port.
 pub(super) fn program() -> Bundle {
     forwarding(TableId(0), Location::Local(TO_PORT))
+}
+
+/// The device of a port without a kernel.
+pub(super) fn device(id: PortId) -> PortDevice {
+    let (name, netns, ifname) = Default::default();
+    PortDevice { id, name, kind: PortKind::Memory, fds: 0, mtu: 1500, offloads: Offloads::default(), netns, ifname }
 }
 
 /// The same rules in this table for frames of both ports and of the segment's tunnels, and the receiver's address pinned

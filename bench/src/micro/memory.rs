@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow, ensure};
 use weft_packet::{Field, FlowKey, MacAddr};
-use weft_program::message::{Offloads, PortDevice, PortKind};
 use weft_program::{Bundle, Fdb, FdbKey, Location, Op, PortConfig, PortId, SegmentId};
 use weft_sys::alloc_count::held;
 use weft_vswitch::Inline;
@@ -17,7 +16,7 @@ use weft_vswitch::learn::{Learned, Second};
 use weft_vswitch::limits::{LIMITS, Limits};
 use weft_vswitch::tables::Tables;
 
-use super::guests::{FROM_PORT, TO_PORT, program};
+use super::guests::{FROM_PORT, TO_PORT, device, program};
 use super::row::{Figure, Row};
 use super::rules::{KINDS, Numbers, rules};
 
@@ -56,12 +55,7 @@ fn weighed<T>(make: impl FnOnce() -> T) -> (i64, T) {
 /// Ports of one vswitch with one worker.
 fn attached(count: usize) -> Result<(i64, Control<Inline>)> {
     let mut vswitch = Control::inline(1, 1, Instant::now())?;
-    let device = |id| {
-        let (name, netns, ifname) = Default::default();
-        let offloads = Offloads::default();
-        PortDevice { id: PortId(id), name, kind: PortKind::Memory, fds: 0, mtu: 1500, offloads, netns, ifname }
-    };
-    let mut attach = || (1..=count as u32).try_for_each(|id| vswitch.attach_memory(device(id), 0).map(drop));
+    let mut attach = || (1..=count as u32).try_for_each(|id| vswitch.attach_memory(device(PortId(id)), 0).map(drop));
     let (bytes, done) = weighed(&mut attach);
     done.map_err(|why| anyhow!("refused: {why:?}"))?;
     Ok((bytes, vswitch))

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, ensure};
 use weft_packet::Offload;
 use weft_packet::vxlan::{HEADER_LEN, VxlanHeader};
-use weft_program::message::{Ledger, Offloads, PortDevice, PortKind, Request, Response, Rung, Underlay};
-use weft_program::{Bundle, PortId};
+use weft_program::Bundle;
+use weft_program::message::{Ledger, Request, Response, Rung, Underlay};
 use weft_vswitch::Inline;
 use weft_vswitch::control::Control;
 use weft_vswitch::port::MemoryEnd;
 use weft_vswitch::underlay::{MemoryDatagram, UnderlayEnd};
 
-use crate::micro::guests::{FROM_PORT, TO_PORT, remote_addr, udp_v4, vni};
+use crate::micro::guests::{FROM_PORT, TO_PORT, device, remote_addr, udp_v4, vni};
 
 /// Frames of one burst.
 pub(super) const BURST: usize = 64;
@@ -167,9 +167,4 @@ impl Bench {
         ensure!((rx, tx) == (frames as u64, frames as u64), "of {frames} frames {rx} came in and {tx} went out");
         Ok(())
     }
-}
-
-fn device(id: PortId) -> PortDevice {
-    let (name, netns, ifname) = Default::default();
-    PortDevice { id, name, kind: PortKind::Memory, fds: 0, mtu: 1500, offloads: Offloads::default(), netns, ifname }
 }

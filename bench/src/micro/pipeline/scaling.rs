@@ -1,18 +1,16 @@
 //! Two workers against one: each pinned to a CPU, with queues of their own, and all that a vswitch's workers share.
 
-use std::sync::Barrier;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
-use weft_sys::process::{cpus, pin_to_cpu};
+use anyhow::Result;
+use weft_sys::process::cpus;
 use weft_vswitch::worker::Worker;
 
 use super::lane::{Bench, Lane, Sink, Source};
 use super::local;
 use crate::micro::row::{Figure, Row};
 use crate::numbers::median;
-use crate::processors::Processors;
+use crate::processors::{Processors, at_once};
 
 const WORKERS: usize = 2;
 const FLOWS: u32 = 1_000;
@@ -80,23 +78,11 @@ pub(in crate::micro) fn rows() -> Result<Vec<Row>> {
 
 /// Millions of frames per second that these workers carry, each in a thread on its own CPU.
 fn rate(workers: &mut [Worker], lanes: &mut [Lane], now: Instant) -> Result<f64> {
-    let barrier = Barrier::new(workers.len());
-    let run = |cpu: usize, worker: &mut Worker, lane: &mut Lane| {
-        pin_to_cpu(cpu)?;
-        barrier.wait();
+    at_once(0, workers.iter_mut().zip(lanes), |(worker, lane)| {
         let (start, before) = (Instant::now(), lane.arrived());
         while start.elapsed() < WINDOW {
             (0..16).for_each(|_| _ = lane.burst(|| worker.step(now)));
         }
-        Ok((lane.arrived() - before) as f64 / start.elapsed().as_secs_f64() / 1e6)
-    };
-    let run = &run;
-    thread::scope(|scope| {
-        let pairs = workers.iter_mut().zip(lanes).enumerate();
-        let threads: Vec<_> = pairs.map(|(cpu, (worker, lane))| scope.spawn(move || run(cpu, worker, lane))).collect();
-        let rate = |thread: thread::ScopedJoinHandle<'_, Result<f64>>| {
-            thread.join().map_err(|_| anyhow!("a worker's thread panicked"))?
-        };
-        threads.into_iter().map(rate).sum()
+        (lane.arrived() - before) as f64 / start.elapsed().as_secs_f64() / 1e6
     })
 }
