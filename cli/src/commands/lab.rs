@@ -171,10 +171,8 @@ impl World for Running<'_> {
 
     fn drops(&mut self) -> Result<Drops> {
         let mut sum = Drops::new();
-        for report in block_on(reports::read_drops(&self.client, None))? {
-            for drop in report.drops {
-                *sum.entry((drop.port, drop.reason)).or_default() += drop.frames;
-            }
+        for drop in block_on(reports::read_drops(&self.client))?.into_values().flatten() {
+            *sum.entry((drop.port, drop.reason)).or_default() += drop.frames;
         }
         Ok(sum)
     }

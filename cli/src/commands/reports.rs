@@ -101,12 +101,17 @@ pub fn fdb(client: &Client, printer: &Printer, host: &str) -> Result<()> {
 
 /// `weft drops`.
 pub fn drops(client: &Client, printer: &Printer, host: Option<&str>) -> Result<()> {
-    let reports = block_on(read_drops(client, host))?;
+    let reports = block_on(read_losses(client, host))?;
     printer.print(&reports, |p| drops_text(&reports, p))
 }
 
-/// Drops and ledgers of one host or all.
-pub async fn read_drops(client: &Client, host: Option<&str>) -> Result<Vec<HostDrops>> {
+/// Drops of all hosts, by host.
+pub async fn read_drops(client: &Client) -> Result<BTreeMap<String, Vec<DropReport>>> {
+    each_host(client, None, "drops").await
+}
+
+/// Drops, devices' losses and ledgers of one host or all.
+async fn read_losses(client: &Client, host: Option<&str>) -> Result<Vec<HostDrops>> {
     let mut reports = Vec::new();
     for (host, drops) in each_host::<Vec<DropReport>>(client, host, "drops").await? {
         let ports: Vec<PortReport> = client.get(&host_path(&host, "ports")).await?;
@@ -250,19 +255,19 @@ fn drops_text(reports: &[HostDrops], printer: &Printer) -> String {
         let frames = drop.frames.to_string();
         [report.host.clone(), drop.reason.clone(), from, owner.to_owned(), frames, drop.explanation.trim().to_owned()]
     });
-    let lost = reports.iter().flat_map(|r| r.device_drops.iter().map(move |d| (r, d))).map(|(report, lost)| {
-        let DeviceDrops { port, counter, frames } = lost;
-        let meaning = device_drops_meaning(counter).to_owned();
-        [report.host.clone(), counter.clone(), port.clone(), "-".to_owned(), frames.to_string(), meaning]
+    let lost = reports.iter().flat_map(|report| {
+        let ports =
+            report.device_drops.iter().map(|DeviceDrops { port, counter, frames }| (port.as_str(), counter, *frames));
+        let sockets = report.ledger.device_drops.iter().filter(|c| c.count > 0).map(|c| ("underlay", &c.name, c.count));
+        ports.chain(sockets).map(|(from, counter, frames)| {
+            let meaning = device_drops_meaning(counter).to_owned();
+            [report.host.clone(), counter.clone(), from.to_owned(), "-".to_owned(), frames.to_string(), meaning]
+        })
     });
     let mut text = printer.table(&["HOST", "REASON", "FROM", "RULE OF", "FRAMES", "WHAT IT MEANS"], rows.chain(lost));
     text.push('\n');
     for report in reports {
         text += &format!("\n{}", ledger_line(report, printer));
-        for counter in report.ledger.device_drops.iter().filter(|c| c.count > 0) {
-            let line = format!("\n{}: lost outside of the vswitch: {} {}", report.host, counter.count, counter.name);
-            text += &printer.paint(Tone::Warn, &line);
-        }
     }
     text
 }
@@ -270,6 +275,9 @@ fn drops_text(reports: &[HostDrops], printer: &Printer) -> String {
 fn device_drops_meaning(counter: &str) -> &'static str {
     match counter {
         "tx_dropped" => "The device's queue was full: the guest sends faster than it is read. Not in the ledger.",
+        "underlay_rxq_overflow" => {
+            "The underlay's socket was full: packets come faster than it is read. Not in the ledger."
+        }
         "packet_socket" => "The packet socket was full: frames come faster than it is read. Not in the ledger.",
         _ => "Lost by the device, by its own counter. Not in the ledger.",
     }
@@ -322,10 +330,14 @@ mod tests {
         let counters = vec![counter("packet_socket", 0), counter("tx_dropped", 58_571)];
         let port = PortReport { name: "red/a".into(), device_drops: counters, ..PortReport::default() };
         let device_drops = device_drops(port).collect();
-        let (drops, ledger) = Default::default();
+        let drops = Vec::new();
+        let ledger =
+            LedgerReport { device_drops: vec![counter("underlay_rxq_overflow", 7)], ..LedgerReport::default() };
         let text = drops_text(&[HostDrops { host: "h1".into(), drops, device_drops, ledger }], &printer());
-        let line = text.lines().find(|line| line.contains("red/a")).unwrap();
-        assert!(line.starts_with("h1    tx_dropped  red/a  -        58571   The device's queue was full"), "{text}");
+        let words =
+            |of: &str| text.lines().find(|line| line.contains(of)).unwrap().split_whitespace().collect::<Vec<_>>();
+        assert_eq!(words("red/a")[..5], ["h1", "tx_dropped", "red/a", "-", "58571"], "{text}");
+        assert_eq!(words("underlay")[..5], ["h1", "underlay_rxq_overflow", "underlay", "-", "7"], "{text}");
         assert!(!text.contains("packet_socket"), "{text}");
     }
 
